@@ -1,0 +1,144 @@
+"""The types every stage speaks: bytes -> Generation -> Delta... -> bytes, and one Receipt.
+
+Frozen, standard library only. Nothing here knows HTTP, vLLM or Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture as the client encoded it (PNG, JPEG, WebP, GIF...); decoded by the engine."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the model asks for. `arguments` is a JSON object."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function the caller declares. `parameters` is a JSON Schema of type object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `role` is system, user, assistant or tool; `content` keeps the caller's order."""
+
+    role: str
+    content: tuple[str | Image, ...] = field(repr=False)
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawPrompt:
+    """Text that goes to the model as it is, without the chat template; images come first."""
+
+    text: str = field(repr=False)
+    images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. `None` leaves the model's own default; the rest are Workers AI's."""
+
+    max_tokens: int = 256
+    temperature: float = 0.6
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JsonFormat:
+    """The answer must be JSON; with a `schema`, JSON that meets it."""
+
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One request to the engine. `model` is a catalogue id such as `@cf/meta/...`."""
+
+    id: str
+    model: str
+    prompt: tuple[Message, ...] | RawPrompt
+    sampling: Sampling = Sampling()
+    tools: tuple[Tool, ...] = ()
+    json: JsonFormat | None = None
+    stream: bool = False
+
+
+class Finish(Enum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request. Image tokens are those of the prompt (`<|image|>`), not the tiles."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What the engine produced since the last one. The last carries `finish` and `usage`."""
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish: Finish | None = None
+    usage: Usage | None = None
+
+
+class Outcome(Enum):
+    """How a request ended, for whoever watches: metrics, access log, usage."""
+
+    OK = "ok"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The one record of a request, made when it ends, whatever happened. Times in seconds.
+
+    `ttft` runs from the arrival of the request to the first token; `None` if there was none.
+    """
+
+    id: str
+    account: str
+    route: str
+    model: str
+    outcome: Outcome
+    status: int
+    code: int | None
+    usage: Usage
+    duration: float
+    ttft: float | None

@@ -1,0 +1,29 @@
+"""Engines turn a `core.Generation` into `core.Delta`s: `vllm` for real, `fake` for rehearsals."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from serving.core import Delta, Generation
+
+
+class Engine(Protocol):
+    """What the gateway needs of an engine."""
+
+    def generate(self, generation: Generation) -> AsyncIterator[Delta]:
+        """Yield deltas in order; the last one carries `finish` and `usage`.
+
+        Closing the iterator, or cancelling the task that awaits it, aborts the request in the
+        engine at once. With `generation.stream` false there is exactly one delta.
+
+        Raises:
+            BadRequest: before the first delta, when the request can never be served.
+            Overloaded: before the first delta, when there is no room now.
+            EngineFailed: at any point.
+        """
+        ...
+
+    async def check_health(self) -> None:
+        """Return when the engine works; raise `EngineFailed` when it does not."""
+        ...
