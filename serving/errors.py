@@ -1,16 +1,26 @@
 """What can go wrong, in the words of the domain. Statuses and codes are the dialects' business.
 
-    ServingError
-    ├── BadRequest           the caller must change the request
-    │   ├── MalformedBody    the body is not a JSON object
-    │   ├── InvalidInput     a field breaks the published schema
-    │   ├── InvalidImage     an image cannot be decoded, or there are too many
-    │   ├── UnknownModel     no such model in the catalogue
-    │   └── ContextExceeded  prompt and output do not fit the context window
-    ├── Unauthenticated      no credentials, or not understood
-    ├── Forbidden            credentials that do not open this account
-    ├── Overloaded           try again later
-    └── EngineFailed         the engine died or broke on this request
+ServingError
+├── Unroutable           the address leads nowhere
+│   ├── UnknownPath      nothing here has such a path
+│   ├── UnknownObject    no such thing under an account, or a malformed account
+│   └── MethodRefused    the path is right, the verb is not
+├── BadRequest           the caller must change the request
+│   ├── MissingBody      there is no body
+│   ├── BodyTooLarge     the body is longer than this deployment reads
+│   ├── MalformedBody    the body is not JSON
+│   ├── InvalidInput     a field breaks the published schema
+│   ├── InvalidImage     an image cannot be decoded, or there are too many
+│   │   └── NotAnImage   an image field holds neither bytes nor text
+│   ├── UnknownModel     no such model in the catalogue
+│   ├── LoraUnsupported  the model takes no adapters
+│   └── ContextExceeded  prompt and output do not fit the context window
+├── Unauthenticated      no credentials, or not understood
+│   └── WrongToken       well-formed credentials that nobody holds
+├── Forbidden            credentials that do not open this account
+├── Overloaded           try again later
+├── JsonNotMet           the model's answer is not the JSON that was asked for
+└── EngineFailed         the engine died or broke on this request
 """
 
 
@@ -18,12 +28,53 @@ class ServingError(Exception):
     """Base of everything this package raises on purpose. `str(error)` is fit for the caller."""
 
 
+class Unroutable(ServingError):
+    """The address of the request leads nowhere."""
+
+
+class UnknownPath(Unroutable):
+    """Nothing in this service has such a path."""
+
+    def __init__(self) -> None:
+        super().__init__("No route for that URI")
+
+
+class UnknownObject(Unroutable):
+    """An account's id is malformed, or there is no such thing under the account."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"Could not route to {path}, perhaps your object identifier is invalid?")
+
+
+class MethodRefused(Unroutable):
+    """The path exists and takes another verb: `allowed`."""
+
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(f"{method} not supported for requested URI.")
+        self.allowed = allowed
+
+
 class BadRequest(ServingError):
     """The request can never succeed as it is."""
 
 
+class MissingBody(BadRequest):
+    """There is no body where one is needed."""
+
+    def __init__(self) -> None:
+        super().__init__("Request is missing headers or body: body")
+
+
+class BodyTooLarge(BadRequest):
+    """The body is longer than `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"Request is too large, the limit is {limit} bytes")
+        self.limit = limit
+
+
 class MalformedBody(BadRequest):
-    """The body is not a JSON object."""
+    """The body is not JSON."""
 
 
 class InvalidInput(BadRequest):
@@ -34,12 +85,26 @@ class InvalidImage(BadRequest):
     """An image cannot be decoded, is too large, or there are more than the model takes."""
 
 
+class NotAnImage(InvalidImage):
+    """An image field holds neither bytes nor text; `found` is its JSON type."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"Invalid data type for base64 input: {found}")
+
+
 class UnknownModel(BadRequest):
     """The catalogue holds no such model."""
 
     def __init__(self, model: str) -> None:
         super().__init__(f"No such model {model} or task")
         self.model = model
+
+
+class LoraUnsupported(BadRequest):
+    """An adapter was asked for and the model takes none."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"The model {model} does not support LoRA")
 
 
 class ContextExceeded(BadRequest):
@@ -57,6 +122,10 @@ class Unauthenticated(ServingError):
     """No credentials came with the request, or nothing that looks like any."""
 
 
+class WrongToken(Unauthenticated):
+    """Well-formed credentials that nobody holds."""
+
+
 class Forbidden(ServingError):
     """The credentials are not those of this account."""
 
@@ -67,6 +136,13 @@ class Overloaded(ServingError):
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class JsonNotMet(ServingError):
+    """The caller asked for JSON and the model's answer is none, for instance cut short."""
+
+    def __init__(self) -> None:
+        super().__init__("JSON Mode couldn't be met")
 
 
 class EngineFailed(ServingError):

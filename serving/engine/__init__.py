@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from serving.core import Delta, Generation
@@ -11,10 +11,10 @@ from serving.core import Delta, Generation
 class Engine(Protocol):
     """What the gateway needs of an engine."""
 
-    def generate(self, generation: Generation) -> AsyncIterator[Delta]:
+    def generate(self, generation: Generation) -> AsyncGenerator[Delta, None]:
         """Yield deltas in order; the last one carries `finish` and `usage`.
 
-        Closing the iterator, or cancelling the task that awaits it, aborts the request in the
+        Closing the generator, or cancelling the task that awaits it, aborts the request in the
         engine at once. With `generation.stream` false there is exactly one delta.
 
         Raises:
