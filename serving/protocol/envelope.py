@@ -1,0 +1,102 @@
+"""The envelope around every JSON answer, and the one table of what errors look like on the wire.
+
+success        {"result": ..., "success": true, "errors": [], "messages": []}
+model errors   {"errors": [{"message": "AiError: <name>: <text> (<request id>)", "code": ...}],
+                "success": false, "result": {}, "messages": []}
+API errors     {"result": null, "success": false,
+                "errors": [{"code": ..., "message": <text>}], "messages": []}
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from serving import errors
+
+MEDIA_TYPE = b"application/json"
+ABORTED = 3008  # Cloudflare's code for a request its client gave up
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The wire side of an error. Without a `name` it is one of the API in front of the models.
+
+    `text` replaces the error's own when that is not for the caller.
+    """
+
+    status: int
+    code: int
+    name: str | None = None
+    text: str | None = None
+
+
+# The first class in an error's ancestry that is listed here speaks for it.
+_PROBLEMS: dict[type[errors.ServingError], Problem] = {
+    errors.UnknownPath: Problem(400, 7000),
+    errors.UnknownObject: Problem(404, 7003),
+    errors.MethodRefused: Problem(405, 7001),
+    errors.MissingBody: Problem(400, 3003, "AiError"),
+    errors.BodyTooLarge: Problem(413, 3006, "AiError"),
+    errors.BadRequest: Problem(400, 5006, "Bad input: Error"),
+    errors.InvalidImage: Problem(400, 8006, "AiError"),
+    errors.NotAnImage: Problem(400, 5004, "AiError"),
+    errors.UnknownModel: Problem(400, 5007, "No such model"),
+    errors.LoraUnsupported: Problem(405, 5005, "AiError"),
+    errors.ContextExceeded: Problem(413, 5021, "Ai"),
+    errors.Unauthenticated: Problem(400, 9106),
+    errors.WrongToken: Problem(401, 10000),
+    errors.Forbidden: Problem(403, 10000),
+    errors.Overloaded: Problem(429, 3040, "AiError"),
+    # The status is not published. 400, since clients retry 5xx and another try rarely helps.
+    errors.JsonNotMet: Problem(400, 5024, "AiError"),
+    errors.ServingError: Problem(500, 3043, "AiError", "Internal server error"),
+}
+
+
+def problem(error: errors.ServingError) -> Problem:
+    """The status, code and name of `error`."""
+    return next(_PROBLEMS[kind] for kind in type(error).__mro__ if kind in _PROBLEMS)
+
+
+def success(result: Any) -> bytes:
+    """The body of a 200."""
+    return b'{"result":' + _encode(result) + b',"success":true,"errors":[],"messages":[]}'
+
+
+def failure(error: errors.ServingError, request_id: str) -> bytes:
+    """The body of the error answer to the request `request_id`."""
+    return _encode(_failure(error, request_id))
+
+
+def interruption(error: errors.ServingError, request_id: str) -> dict[str, Any]:
+    """What a stream's last frame says when it breaks off.
+
+    The empty `response` is for clients that print that field of every frame.
+    """
+    return {"response": "", **_failure(error, request_id)}
+
+
+def headers(error: errors.ServingError) -> list[tuple[bytes, bytes]]:
+    """Response headers that only some errors have."""
+    match error:
+        case errors.Overloaded(retry_after=seconds):
+            return [(b"retry-after", b"%d" % max(1, math.ceil(seconds)))]
+        case errors.MethodRefused(allowed=allowed):
+            return [(b"allow", allowed.encode())]
+    return []
+
+
+def _failure(error: errors.ServingError, request_id: str) -> dict[str, Any]:
+    found = problem(error)
+    text = found.text or str(error)
+    if found.name is None:
+        entry = {"code": found.code, "message": text}
+        return {"result": None, "success": False, "errors": [entry], "messages": []}
+    entry = {"message": f"AiError: {found.name}: {text} ({request_id})", "code": found.code}
+    return {"errors": [entry], "success": False, "result": {}, "messages": []}

@@ -1,0 +1,253 @@
+"""The published input schema of the vision model, and its validator's own way of saying no.
+
+Workers AI answers with the text of its JSON-Schema validator (Cabidela), so clients have come to
+read sentences such as `'/top_k' must be <= 50`. The limits below are the published ones; the
+interpreter keeps the validator's habits, of which these are not obvious:
+
+1. A body is either the `PROMPT` or the `MESSAGES` shape, and exactly one must match.
+2. A choice inside them never fails the request: the field just does not count as present. What
+   its options complained about is kept, and is listed if the body fails for another reason.
+3. A list matches as many times as its items do, so in a choice only lists of one item match.
+4. A list of nothing but numbers and strings is "binary": its items are not looked at.
+5. The length of a text is counted in UTF-16 code units.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.errors import InvalidInput
+
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class _Scalar:
+    """A JSON value of one type; limits are inclusive, lengths in UTF-16 code units."""
+
+    type: str
+    low: int | None = None
+    high: int | None = None
+    pattern: re.Pattern[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    items: _Shape
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """An object. `others` is the shape of the values whose keys are not in `fields`."""
+
+    fields: Mapping[str, _Shape] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+    others: _Shape | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    options: tuple[_Shape, ...]
+
+
+_Shape = _Scalar | _List | _Record | _Choice
+
+_TEXT = _Scalar("string")
+_PENALTY = _Scalar("number", 0, 2)
+_SAMPLING: dict[str, _Shape] = {
+    "stream": _Scalar("boolean"),
+    "max_tokens": _Scalar("integer"),
+    "temperature": _Scalar("number", 0, 5),
+    "top_p": _Scalar("number", 0, 2),
+    "top_k": _Scalar("integer", 1, 50),
+    "seed": _Scalar("integer", 1, 9_999_999_999),
+    "repetition_penalty": _PENALTY,
+    "frequency_penalty": _PENALTY,
+    "presence_penalty": _PENALTY,
+}
+_IMAGE = _Choice((_List(_Scalar("number")), _TEXT))
+_DATA_URL = _Scalar("string", pattern=re.compile("^data:*"))
+_PART = _Record({"type": _TEXT, "text": _TEXT, "image_url": _Record({"url": _DATA_URL})})
+_MESSAGE = _Record(
+    {
+        "role": _TEXT,
+        "tool_call_id": _Scalar("string", pattern=re.compile("[a-zA-Z0-9]{9}")),
+        "content": _Choice((_TEXT, _List(_PART), _PART)),
+    }
+)
+_PARAMETER = _Record({"type": _TEXT, "description": _TEXT}, required=("type", "description"))
+_PARAMETERS = _Record(
+    {"type": _TEXT, "required": _List(_TEXT), "properties": _Record(others=_PARAMETER)},
+    required=("type", "properties"),
+)
+_FUNCTION = _Record(
+    {"name": _TEXT, "description": _TEXT, "parameters": _PARAMETERS},
+    required=("name", "description", "parameters"),
+)
+_NESTED = _Record({"type": _TEXT, "function": _FUNCTION}, required=("type", "function"))
+
+# The order of the fields is the order of the complaints: each shape reports its first one.
+PROMPT = _Record(
+    {
+        "prompt": _Scalar("string", 1, 131_072),
+        "image": _IMAGE,
+        "raw": _Scalar("boolean"),
+        **_SAMPLING,
+        "lora": _TEXT,
+    },
+    required=("prompt",),
+)
+MESSAGES = _Record(
+    {
+        "messages": _List(_MESSAGE),
+        "image": _IMAGE,
+        "functions": _List(_Record({"name": _TEXT, "code": _TEXT}, required=("name", "code"))),
+        "tools": _List(_Choice((_FUNCTION, _NESTED))),
+        **_SAMPLING,
+    },
+    required=("messages",),
+)
+
+
+class _ShapeError(Exception):
+    """A shape's first complaint."""
+
+
+def validate(payload: Any) -> None:
+    """Return when the decoded body meets the schema.
+
+    Raises:
+        InvalidInput: it does not; the text is the published validator's, letter for letter.
+    """
+    notes: dict[str, None] = {}
+    matches = _matches_of(_Choice((PROMPT, MESSAGES)), payload, "", notes)
+    if matches != 1:
+        listed = f": {', '.join(notes)}" if notes else ""
+        raise InvalidInput(f"oneOf at '/' not met, {matches} matches{listed}")
+
+
+def _check(shape: _Shape, value: Any, path: str, notes: dict[str, None]) -> int:
+    """How often `value` matches; 0 when it is absent. `notes` collects what choices swallow."""
+    match shape:
+        case _Scalar():
+            return 0 if value is _MISSING else _check_scalar(shape, value, path)
+        case _Record():
+            return _check_record(shape, value, path, notes)
+        case _List():
+            return _check_list(shape, value, path, notes)
+        case _Choice():
+            return int(_matches_of(shape, value, path, notes) == 1)
+
+
+def _matches_of(choice: _Choice, value: Any, path: str, notes: dict[str, None]) -> int:
+    matches = 0
+    for option in choice.options:
+        try:
+            matches += _check(option, value, path, notes)
+        except _ShapeError as error:
+            notes[str(error)] = None
+            continue
+        if matches != 1:
+            break  # also at 0: an option that neither fits nor complains ends the search
+    return matches
+
+
+def _check_record(shape: _Record, value: Any, path: str, notes: dict[str, None]) -> int:
+    known = value if isinstance(value, dict) else {}
+    found = {
+        name
+        for name, of in shape.fields.items()
+        if _check(of, known.get(name, _MISSING), f"{path}/{name}", notes)
+    }
+    others = 0
+    if shape.others:
+        # The validator starts afresh here: paths begin at the key, notes are thrown away.
+        rest = known.keys() - found
+        others = sum(_check(shape.others, known[k], f"/{k}", {}) for k in known if k in rest)
+    if not found.issuperset(shape.required):
+        raise _ShapeError(
+            f"required properties at '{path or '/'}' are '{','.join(shape.required)}'"
+        )
+    return int(bool(found) or others > 0)
+
+
+def _check_list(shape: _List, value: Any, path: str, notes: dict[str, None]) -> int:
+    if isinstance(value, str) or (isinstance(value, list) and _is_binary(value)):
+        return _check_type("array", value, path)
+    return sum(_check(shape.items, v, f"{path}/{k}", notes) for k, v in _entries(value))
+
+
+def _entries(value: Any) -> Iterator[tuple[Any, Any]]:
+    """What JavaScript's `for (key in value)` visits."""
+    if isinstance(value, list):
+        yield from enumerate(value)
+    elif isinstance(value, dict):
+        yield from value.items()
+
+
+def _check_scalar(shape: _Scalar, value: Any, path: str) -> int:
+    _check_type(shape.type, value, path)
+    if shape.type == "string":
+        _check_length(shape, value, path)
+    else:
+        _check_range(shape, value, path)
+    if shape.pattern and not shape.pattern.search(value):
+        # The third t is the validator's.
+        raise _ShapeError(f"'{path}' failed test {shape.pattern.pattern} patttern")
+    return 1
+
+
+def _check_length(shape: _Scalar, text: str, path: str) -> None:
+    if shape.high is not None and _utf16_exceeds(text, shape.high):
+        raise _ShapeError(f"Length of '{path}' must be <= {shape.high}")
+    if shape.low is not None and len(text) < shape.low:
+        raise _ShapeError(f"Length of '{path}' must be >= {shape.low} not met")
+
+
+def _check_range(shape: _Scalar, number: float, path: str) -> None:
+    if shape.low is not None and number < shape.low:
+        raise _ShapeError(f"'{path}' must be >= {shape.low}")
+    if shape.high is not None and number > shape.high:
+        raise _ShapeError(f"'{path}' must be <= {shape.high}")
+
+
+def _check_type(expected: str, value: Any, path: str) -> int:
+    types = _types(value)
+    if expected not in types:
+        found = ",".join(f"'{name}'" for name in types)
+        raise _ShapeError(f"Type mismatch of '{path}', '{expected}' not in {found}")
+    return 1
+
+
+def _types(value: Any) -> tuple[str, ...]:
+    match value:
+        case None:
+            return ("null",)
+        case bool():
+            return ("boolean",)
+        case str():
+            return ("string",)
+        case int():
+            return ("number", "integer")
+        case float():  # JavaScript knows one kind of number: 5.0 is an integer
+            return ("number", "integer") if value.is_integer() else ("number",)
+        case list():
+            return ("array", "binary") if _is_binary(value) else ("array",)
+        case _:
+            return ("object",)
+
+
+def _is_binary(items: list[Any]) -> bool:
+    """Nothing but numbers and strings; by an oversight also if the first other item is null."""
+    if {int, float, str}.issuperset(map(type, items)):
+        return True
+    return next(i for i in items if type(i) not in (int, float, str)) is None
+
+
+def _utf16_exceeds(text: str, limit: int) -> bool:
+    if 2 * len(text) <= limit:
+        return False
+    return len(text) > limit or len(text.encode("utf-16-le", "surrogatepass")) > 2 * limit
