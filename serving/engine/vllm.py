@@ -1,0 +1,148 @@
+"""The real engine: vLLM's AsyncLLM, which schedules in a child process of this one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from vllm import AsyncEngineArgs, TokensPrompt
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
+from vllm.outputs import RequestOutput
+from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineGenerateError
+
+from serving.catalog import Model
+from serving.core import Delta, Finish, Generation, Image, RawPrompt, Usage
+from serving.engine import images, sampling
+from serving.engine.prompt import Prompter, images_of
+from serving.errors import (
+    ContextExceeded,
+    EngineFailed,
+    InvalidImage,
+    InvalidInput,
+    Overloaded,
+    ServingError,
+)
+
+# Finish reasons of vLLM that end an answer well; the others are errors and aborts.
+_FINISH = {"stop": Finish.STOP, "repetition": Finish.STOP, "length": Finish.LENGTH}
+_QUICK_CHARACTERS = 4096
+
+
+class VllmEngine:
+    """Serves one model. Must be made in the process that runs the event loop."""
+
+    def __init__(self, model: Model) -> None:
+        """Load the weights; blocks for seconds (small models) to minutes (the published 11B)."""
+        self._model = model
+        self._prompter = Prompter.load(model.checkpoint)
+        self._llm = AsyncLLM.from_engine_args(_engine_args(model))
+        self._defaults = self._llm.model_config.get_diff_sampling_param()
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[Delta, None]:
+        """See `Engine.generate`. Closing or cancelling aborts in the engine, at any point."""
+        with _in_our_words():
+            if _is_quick(generation):
+                tokens, pictures = self._prepare(generation)
+            else:
+                tokens, pictures = await asyncio.to_thread(self._prepare, generation)
+            params = sampling.params(generation, self._defaults)
+            prompt = await self._render(tokens, pictures)
+            usage = Usage(prompt_tokens=len(tokens))
+            # Closing vLLM's generator is what aborts: leave it to no garbage collector.
+            async with aclosing(self._llm.generate(prompt, params, generation.id)) as outputs:
+                async for output in outputs:
+                    usage = _counted(usage, output)
+                    if (delta := _delta(output, usage)) is not None:
+                        yield delta
+
+    async def check_health(self) -> None:
+        """Raises: EngineFailed: the engine process is dead or its loop broke."""
+        with _in_our_words():
+            await self._llm.check_health()
+
+    def close(self) -> None:
+        """Stop the engine process."""
+        self._llm.shutdown()
+
+    def _prepare(self, generation: Generation) -> tuple[list[int], list[Any]]:
+        """The prompt's tokens and its decoded pictures, checked against the model's limits."""
+        pictures = images_of(generation)
+        if len(pictures) > self._model.max_images:
+            raise InvalidImage(f"reason more than {self._model.max_images} images in a request")
+        if generation.sampling.max_tokens < 1:
+            raise InvalidInput("max_tokens must be at least 1")
+        # The date is in the prompt: UTC, so that replicas agree and share prefixes.
+        tokens = self._prompter.tokens(generation, datetime.now(UTC).date())
+        asked = len(tokens) + generation.sampling.max_tokens
+        if asked > self._model.context_window:
+            raise ContextExceeded(asked, self._model.context_window)
+        return tokens, [images.decode(picture) for picture in pictures]
+
+    async def _render(self, tokens: list[int], pictures: list[Any]) -> Any:
+        """vLLM's own preprocessing; tiles and normalises pictures in a thread of its own."""
+        prompt = TokensPrompt(prompt_token_ids=tokens)
+        if pictures:
+            prompt["multi_modal_data"] = {"image": pictures}
+        parsed = parse_model_prompt(self._llm.model_config, prompt)
+        return await self._llm.renderer.process_for_engine_async(parsed, time.time())
+
+
+def _engine_args(model: Model) -> AsyncEngineArgs:
+    return AsyncEngineArgs(
+        model=str(model.checkpoint),
+        max_model_len=model.context_window,
+        limit_mm_per_prompt={"image": model.max_images},
+        **model.engine,
+    )
+
+
+def _is_quick(generation: Generation) -> bool:
+    """Whether preparing takes less than the hop to a thread and back (some 100 us)."""
+    if isinstance(generation.prompt, RawPrompt):
+        return not generation.prompt.images and len(generation.prompt.text) < _QUICK_CHARACTERS
+    parts = [part for message in generation.prompt for part in message.content]
+    if generation.tools or any(isinstance(part, Image) for part in parts):
+        return False
+    return sum(map(len, parts)) < _QUICK_CHARACTERS  # type: ignore[arg-type]
+
+
+def _counted(usage: Usage, output: RequestOutput) -> Usage:
+    """Each output holds the tokens since the last one."""
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens + len(output.outputs[0].token_ids),
+        cached_tokens=output.num_cached_tokens or 0,
+    )
+
+
+def _delta(output: RequestOutput, usage: Usage) -> Delta | None:
+    """What to send for an output: nothing while a character is still incomplete."""
+    completion = output.outputs[0]
+    if not output.finished:
+        return Delta(text=completion.text) if completion.text else None
+    if completion.finish_reason not in _FINISH:
+        raise EngineFailed(f"The engine ended the request: {completion.finish_reason}")
+    return Delta(text=completion.text, finish=_FINISH[completion.finish_reason], usage=usage)
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """vLLM's exceptions become ours; cancellation and closing pass through."""
+    try:
+        yield
+    except ServingError:
+        raise
+    except GracefulHTTPError as error:
+        raise Overloaded(str(error)) from error
+    except Exception as error:
+        # vLLM wraps what its checks of a request raise; those are the caller's to mend.
+        cause = error.__cause__ if isinstance(error, EngineGenerateError) else error
+        if isinstance(cause, ValueError | VLLMClientError):
+            raise InvalidInput(str(cause)) from error
+        raise EngineFailed("The engine failed on this request") from error
