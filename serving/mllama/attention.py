@@ -1,0 +1,219 @@
+"""Cross-attention over paged KV, by any attention backend vLLM has for encoder-decoder models.
+
+A `StepPlan` cuts the step into segments whose rows see the same slots. To the backend each segment
+is a request of its own: its query rows, its block-table row shifted to the first visible block, its
+visible slots as the sequence length, not causal. So the kernels need no mask. A segment that sees
+nothing reads one token of the null block, and its output is masked afterwards: no kernel is asked
+for an empty sequence.
+
+The plan comes in as `CommonAttentionMetadata.encoder_seq_lens_cpu`, the field both model runners
+fill for cross-attention groups; `runner_v1` and `runner_v2` put it there.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from vllm.config import CacheConfig, VllmConfig
+from vllm.forward_context import get_forward_context
+from vllm.model_executor.layers.attention import Attention
+from vllm.v1.attention.backend import (
+    AttentionBackend,
+    AttentionCGSupport,
+    AttentionType,
+    CommonAttentionMetadata,
+    subclass_attention_backend_with_overrides,
+)
+from vllm.v1.attention.selector import get_attn_backend
+from vllm.v1.kv_cache_interface import KVCacheSpec, get_kv_quant_mode
+
+from serving.mllama.config import max_request_slots
+from serving.mllama.kv import MllamaCrossAttentionSpec
+from serving.mllama.plan import ALIGNMENT, StepPlan
+
+
+@dataclass
+class CrossMetadata:
+    """One step of cross-attention, on the device. `N` token rows, `W` encoder tokens."""
+
+    backend: Any | None
+    """The backend's own metadata over segments; None when no row sees an image."""
+    visible: torch.Tensor | None
+    """(N, 1) bool: rows that see an image; None when none does."""
+    write_slots: torch.Tensor
+    """(W,) int64 places in the paged KV for this step's encoder tokens."""
+
+
+@lru_cache
+def cross_attention_backend(underlying: type[AttentionBackend]) -> type[AttentionBackend]:
+    """A backend like `underlying` whose metadata is built from a `StepPlan`."""
+
+    class Builder(underlying.get_builder_cls()):  # type: ignore[misc]
+        # A step either runs the cross layers or skips them; a captured graph cannot choose.
+        _cudagraph_support = AttentionCGSupport.NEVER
+
+        def build(
+            self,
+            common_prefix_len: int,
+            common_attn_metadata: CommonAttentionMetadata,
+            fast_build: bool = False,
+        ) -> CrossMetadata:
+            plan = common_attn_metadata.encoder_seq_lens_cpu
+            assert isinstance(plan, StepPlan), "the model runner left no plan"
+            table = common_attn_metadata.block_table_tensor
+            size = self.kv_cache_spec.block_size
+            metadata = CrossMetadata(None, None, write_slots(plan, table, size))
+            if plan.sees_images:
+                common = over_segments(plan, common_attn_metadata, size)
+                metadata.backend = super().build(0, common, fast_build)
+                metadata.visible = visible_rows(plan, table.device)
+            return metadata
+
+    class Impl(underlying.get_impl_cls()):  # type: ignore[misc]
+        def forward(
+            self,
+            layer: torch.nn.Module,
+            query: torch.Tensor,
+            key: torch.Tensor | None,
+            value: torch.Tensor | None,
+            kv_cache: torch.Tensor,
+            attn_metadata: CrossMetadata | None,
+            output: torch.Tensor,
+            *scales: torch.Tensor | None,
+            **named: torch.Tensor | None,
+        ) -> torch.Tensor:
+            inner = None if attn_metadata is None else attn_metadata.backend
+            return super().forward(
+                layer, query, key, value, kv_cache, inner, output, *scales, **named
+            )
+
+    return subclass_attention_backend_with_overrides(
+        name_prefix="Mllama_",
+        attention_backend_cls=underlying,
+        overrides={
+            "get_builder_cls": lambda: Builder,
+            "get_impl_cls": lambda: Impl,
+            # We write the KV ourselves, once, before the first layer reads it.
+            "forward_includes_kv_cache_update": True,
+        },
+    )
+
+
+def over_segments(
+    plan: StepPlan, common: CommonAttentionMetadata, block_size: int
+) -> CommonAttentionMetadata:
+    """`common` with a request for each of the plan's S segments.
+
+    `block_size`: slots of a block in the block table. It divides `ALIGNMENT`.
+    """
+    device = common.block_table_tensor.device
+    lens = np.maximum(plan.visible, 1)
+    starts = np.concatenate(([0], np.cumsum(plan.query_lens))).astype(np.int32)
+    out = copy(common)
+    out.causal = False
+    out.num_reqs = len(lens)
+    out.query_start_loc_cpu = torch.from_numpy(starts)
+    out.query_start_loc = to_device(starts, device)
+    out.seq_lens = to_device(lens, device)
+    out.seq_lens_cpu_upper_bound = torch.from_numpy(lens)
+    out.max_query_len = int(plan.query_lens.max())
+    out.max_seq_len = int(lens.max())
+    out.block_table_tensor = shifted_blocks(plan, common.block_table_tensor, block_size)
+    out.encoder_seq_lens = out.encoder_seq_lens_cpu = None
+    return out
+
+
+def shifted_blocks(plan: StepPlan, table: torch.Tensor, block_size: int) -> torch.Tensor:
+    """(S, width) block-table rows of the segments, starting at their first visible block.
+
+    Segments that see nothing get the null block, 0. `width` is the most blocks any one needs.
+    """
+    blind = plan.visible == 0
+    width = max(1, int(-(-plan.visible.max() // block_size)))
+    columns = (plan.firsts // block_size)[:, None] + np.arange(width, dtype=np.int32)
+    columns = np.minimum(columns, table.shape[1] - 1)
+    rows = to_device(plan.requests.astype(np.int64), table.device)
+    blocks = table[rows[:, None], to_device(columns.astype(np.int64), table.device)]
+    return blocks.masked_fill(to_device(blind, table.device)[:, None], 0)
+
+
+def visible_rows(plan: StepPlan, device: torch.device) -> torch.Tensor:
+    """(N, 1) bool: which token rows see an image."""
+    return to_device(np.repeat(plan.visible > 0, plan.query_lens)[:, None], device)
+
+
+def write_slots(plan: StepPlan, table: torch.Tensor, block_size: int) -> torch.Tensor:
+    """(W,) int64 places in the paged KV where this step's encoder tokens go."""
+    slots = to_device(plan.write_slots.astype(np.int64), table.device)
+    rows = to_device(plan.write_requests.astype(np.int64), table.device)
+    blocks = table[rows, slots // block_size].long()
+    return blocks * block_size + slots % block_size
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Copy without waiting for the device."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class CrossAttention(Attention):
+    """The attention core of one cross-attention layer: reads the paged KV, writes it on demand."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        num_kv_heads: int,
+        cache_config: CacheConfig,
+        prefix: str,
+    ) -> None:
+        kv_dtype = cache_config.cache_dtype
+        underlying = get_attn_backend(
+            head_size,
+            torch.get_default_dtype(),
+            kv_dtype,
+            attn_type=AttentionType.ENCODER_DECODER,
+        )
+        super().__init__(
+            num_heads=num_heads,
+            head_size=head_size,
+            scale=head_size**-0.5,
+            num_kv_heads=num_kv_heads,
+            cache_config=cache_config,
+            prefix=prefix,
+            attn_backend=cross_attention_backend(underlying),
+            attn_type=AttentionType.ENCODER_DECODER,
+        )
+
+    def get_kv_cache_spec(self, vllm_config: VllmConfig) -> KVCacheSpec | None:
+        """Blocks like those of self-attention, or none in a text-only deployment."""
+        slots = max_request_slots(vllm_config)
+        if slots == 0:
+            return None
+        if ALIGNMENT % vllm_config.cache_config.block_size:
+            raise ValueError(f"Mllama needs a KV block size that divides {ALIGNMENT}")
+        return MllamaCrossAttentionSpec(
+            block_size=vllm_config.cache_config.block_size,
+            num_kv_heads=self.num_kv_heads,
+            head_size=self.head_size,
+            dtype=self.kv_cache_torch_dtype,
+            kv_quant_mode=get_kv_quant_mode(self.kv_cache_dtype),
+            max_slots=slots,
+        )
+
+    def metadata(self) -> CrossMetadata | None:
+        """This step's metadata; None while vLLM profiles, and in a text-only deployment."""
+        steps = get_forward_context().attn_metadata
+        return steps.get(self.layer_name) if isinstance(steps, dict) else None
+
+    def write(self, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
+        """Store (W, kv_heads, head_size) keys and values at (W,) places of the paged KV."""
+        self.impl.do_kv_cache_update(self, key, value, self.kv_cache, slots)

@@ -1,0 +1,179 @@
+"""Which rows of a step see which cross-attention slots. Pure: no vLLM, no device.
+
+A *slot* is the place of one encoder token (a patch, or a tile's class token) in the cross-attention
+KV of a request, numbered from 0 within the request. Images are laid out in prompt order. Images at
+consecutive positions form a *run* and lie side by side, so that a row sees one contiguous stretch of
+slots; every run starts at a multiple of `ALIGNMENT`, hence at a block boundary.
+
+Visibility (Meta's `llama-models`, `multimodal/model.py`, and transformers'
+`get_cross_attention_token_mask` agree on it): a row at or after image `i`, and before the next image
+of another run, sees the run of `i` from its first image up to `i`. A row before the first image sees
+nothing. Generated tokens keep the view of the prompt's last row.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALIGNMENT = 128
+"""Slots. A multiple of every KV block size in use (16, 32, 64, 128)."""
+
+
+def slots_for(tiles: int, tile_tokens: int) -> int:
+    """Slots to reserve for an image of `tiles` tiles with `tile_tokens` encoder tokens each.
+
+    Strictly growing in `tiles`, so that `tiles_of` can undo it, also for tiles smaller than
+    `ALIGNMENT`. At least what the image needs wherever its run starts.
+    """
+    return tiles * ALIGNMENT if tile_tokens < ALIGNMENT else align(tiles * tile_tokens)
+
+
+def tiles_of(slots: int, tile_tokens: int) -> int:
+    """The number of tiles for which `slots_for` gives `slots`.
+
+    Raises:
+        ValueError: `slots` is no such number.
+    """
+    tiles = slots // max(tile_tokens, ALIGNMENT)
+    if tiles < 1 or slots_for(tiles, tile_tokens) != slots:
+        raise ValueError(f"{slots} slots hold no whole number of tiles of {tile_tokens} tokens")
+    return tiles
+
+
+def align(slots: int) -> int:
+    """Round up to a multiple of `ALIGNMENT`."""
+    return -(-slots // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the images of one request lie. Parallel tuples, one entry an image, in prompt order."""
+
+    positions: tuple[int, ...]
+    """Position of each `<|image|>` token in the prompt, ascending."""
+    lengths: tuple[int, ...]
+    """Encoder tokens of each image."""
+    firsts: tuple[int, ...]
+    """First slot of each image."""
+    runs: tuple[int, ...]
+    """First slot of the run each image belongs to."""
+
+
+def lay_out(positions: Sequence[int], lengths: Sequence[int]) -> Layout:
+    """Place images whose `<|image|>` tokens are at `positions`, with `lengths` encoder tokens.
+
+    Raises:
+        ValueError: there are not as many positions as lengths.
+    """
+    if len(positions) != len(lengths):
+        raise ValueError(f"{len(positions)} <|image|> tokens for {len(lengths)} images")
+    firsts: list[int] = []
+    runs: list[int] = []
+    end = 0
+    for index, (position, length) in enumerate(zip(positions, lengths, strict=True)):
+        continues = index > 0 and position == positions[index - 1] + 1
+        runs.append(runs[-1] if continues else align(end))
+        firsts.append(end if continues else runs[-1])
+        end = firsts[-1] + length
+    return Layout(tuple(positions), tuple(lengths), tuple(firsts), tuple(runs))
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive rows of one request that see the same slots. `visible` 0: they see nothing."""
+
+    rows: int
+    first: int
+    visible: int
+
+
+def segments(layout: Layout | None, start: int, count: int) -> list[Segment]:
+    """Cut the rows at positions `[start, start + count)` where their view changes."""
+    if layout is None or count == 0:
+        return [Segment(count, 0, 0)]
+    cuts = [p for p in layout.positions if start < p < start + count]
+    edges = [start, *cuts, start + count]
+    return [
+        Segment(end - begin, *_view(layout, begin))
+        for begin, end in zip(edges, edges[1:], strict=False)
+    ]
+
+
+def _view(layout: Layout, position: int) -> tuple[int, int]:
+    """First slot and number of slots that the row at `position` sees."""
+    image = bisect_right(layout.positions, position) - 1
+    if image < 0:
+        return 0, 0
+    first = layout.runs[image]
+    return first, layout.firsts[image] + layout.lengths[image] - first
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request of a step: `scheduled` tokens after the `computed` ones. Text only: no layout."""
+
+    layout: Layout | None
+    computed: int
+    scheduled: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What the cross-attention layers do in one step, as arrays of S segments and W writes."""
+
+    requests: NDArray[np.int32]
+    """(S,) row of the batch each segment belongs to."""
+    query_lens: NDArray[np.int32]
+    """(S,) token rows of each segment; they add up to the step's tokens."""
+    firsts: NDArray[np.int32]
+    """(S,) first visible slot, a multiple of `ALIGNMENT`."""
+    visible: NDArray[np.int32]
+    """(S,) visible slots; 0 for segments that see nothing."""
+    write_requests: NDArray[np.int32]
+    """(W,) row of the batch whose KV receives each encoder token, in encoder-output order."""
+    write_slots: NDArray[np.int32]
+    """(W,) slot that receives each encoder token."""
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether any row of the step sees an image; if not, the layers are identities."""
+        return bool(self.visible.any())
+
+
+def plan_step(rows: Sequence[Row], encoded: Sequence[int]) -> StepPlan:
+    """Plan one step.
+
+    Args:
+        rows: the requests in batch order.
+        encoded: indices into `rows` whose images were encoded in this step, in the order in which
+            the runner hands their encoder outputs to the model.
+    """
+    cut = [
+        (index, segment)
+        for index, row in enumerate(rows)
+        for segment in segments(row.layout, row.computed, row.scheduled)
+    ]
+    return StepPlan(
+        requests=np.array([index for index, _ in cut], dtype=np.int32),
+        query_lens=np.array([segment.rows for _, segment in cut], dtype=np.int32),
+        firsts=np.array([segment.first for _, segment in cut], dtype=np.int32),
+        visible=np.array([segment.visible for _, segment in cut], dtype=np.int32),
+        **_writes(rows, encoded),
+    )
+
+
+def _writes(rows: Sequence[Row], encoded: Sequence[int]) -> dict[str, NDArray[np.int32]]:
+    requests: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+    slots: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+    for index in encoded:
+        layout = rows[index].layout
+        assert layout is not None, "a text-only request has nothing to encode"
+        for first, length in zip(layout.firsts, layout.lengths, strict=True):
+            slots.append(np.arange(first, first + length, dtype=np.int32))
+            requests.append(np.full(length, index, dtype=np.int32))
+    return {"write_requests": np.concatenate(requests), "write_slots": np.concatenate(slots)}

@@ -1,0 +1,187 @@
+"""The language model: Llama's self-attention layers with gated cross-attention layers between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.config import VllmConfig
+from vllm.distributed import get_tensor_model_parallel_world_size
+from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.linear import (
+    ColumnParallelLinear,
+    QKVParallelLinear,
+    RowParallelLinear,
+)
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    VocabParallelEmbedding,
+)
+from vllm.model_executor.models.llama import LlamaDecoderLayer, LlamaMLP
+
+from serving.mllama.attention import CrossAttention, CrossMetadata
+
+EXTRA_EMBEDDINGS = 8
+"""Rows of the embedding past the vocabulary: `<|image|>` and spares. They have no logits."""
+
+
+class MllamaCrossAttention(nn.Module):
+    """Queries from the text, keys and values from the images; no rotary embedding."""
+
+    def __init__(self, config: Any, vllm_config: VllmConfig, prefix: str) -> None:
+        super().__init__()
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        quant = vllm_config.quant_config
+        self.head_dim = config.hidden_size // heads
+        self.q_proj = ColumnParallelLinear(
+            config.hidden_size,
+            heads * self.head_dim,
+            bias=False,
+            return_bias=False,
+            quant_config=quant,
+            prefix=f"{prefix}.q_proj",
+        )
+        # With no query heads: what remains is a K/V projection that also knows how to replicate
+        # heads when there are more tensor-parallel ranks than K/V heads.
+        self.kv_proj = QKVParallelLinear(
+            config.hidden_size,
+            self.head_dim,
+            total_num_heads=0,
+            total_num_kv_heads=kv_heads,
+            bias=False,
+            return_bias=False,
+            quant_config=quant,
+            prefix=f"{prefix}.kv_proj",
+        )
+        self.o_proj = RowParallelLinear(
+            heads * self.head_dim,
+            config.hidden_size,
+            bias=False,
+            return_bias=False,
+            quant_config=quant,
+            prefix=f"{prefix}.o_proj",
+        )
+        self.q_norm = RMSNorm(self.head_dim, eps=config.rms_norm_eps)
+        self.k_norm = RMSNorm(self.head_dim, eps=config.rms_norm_eps)
+        ranks = get_tensor_model_parallel_world_size()
+        self.attn = CrossAttention(
+            heads // ranks,
+            self.head_dim,
+            max(1, kv_heads // ranks),
+            vllm_config.cache_config,
+            prefix=f"{prefix}.attn",
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, hidden) text rows to (N, hidden), from what `remember` stored."""
+        query = self.q_proj(x).unflatten(-1, (-1, self.head_dim))
+        return self.o_proj(self.attn(self.q_norm(query.contiguous()).flatten(1), None, None))
+
+    def remember(self, states: torch.Tensor, slots: torch.Tensor) -> None:
+        """Store keys and values of (W, hidden) encoder tokens at (W,) places of the paged KV."""
+        kv = self.kv_proj(states).unflatten(-1, (2, -1, self.head_dim))
+        key, value = kv.unbind(1)
+        self.attn.write(self.k_norm(key.contiguous()), value.contiguous(), slots)
+
+
+class MllamaCrossAttentionLayer(nn.Module):
+    """Cross-attention and feed-forward, both gated, both off for rows that see no image."""
+
+    def __init__(self, config: Any, vllm_config: VllmConfig, prefix: str) -> None:
+        super().__init__()
+        self.cross_attn = MllamaCrossAttention(config, vllm_config, f"{prefix}.cross_attn")
+        self.mlp = LlamaMLP(
+            config.hidden_size,
+            config.intermediate_size,
+            config.hidden_act,
+            quant_config=vllm_config.quant_config,
+            prefix=f"{prefix}.mlp",
+        )
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.cross_attn_attn_gate = nn.Parameter(torch.empty(1))
+        self.cross_attn_mlp_gate = nn.Parameter(torch.empty(1))
+
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor, visible: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, hidden) branch and residual, as vLLM's layers pass them; (N, 1) visible rows.
+
+        A row that sees nothing adds zero twice: Meta multiplies both branches by its row mask.
+        `where`, because what attention read for such a row is arbitrary and may be NaN.
+        """
+        x, residual = self.input_layernorm(x, residual)
+        x = torch.where(visible, self.cross_attn(x) * self.cross_attn_attn_gate.tanh(), 0)
+        x, residual = self.post_attention_layernorm(x, residual)
+        x = torch.where(visible, self.mlp(x) * self.cross_attn_mlp_gate.tanh(), 0)
+        return x, residual
+
+
+class MllamaTextModel(nn.Module):
+    """The decoder up to its final norm."""
+
+    def __init__(self, config: Any, vllm_config: VllmConfig, prefix: str) -> None:
+        super().__init__()
+        self.cross_layers = frozenset(config.cross_attention_layers)
+        self.embed_tokens = VocabParallelEmbedding(
+            config.vocab_size + EXTRA_EMBEDDINGS, config.hidden_size
+        )
+        self.layers = nn.ModuleList(
+            self._layer(index, config, vllm_config, f"{prefix}.layers.{index}")
+            for index in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def _layer(self, index: int, config: Any, vllm_config: VllmConfig, prefix: str) -> nn.Module:
+        if index in self.cross_layers:
+            return MllamaCrossAttentionLayer(config, vllm_config, prefix)
+        return LlamaDecoderLayer(vllm_config, prefix, config=config)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        inputs_embeds: torch.Tensor | None,
+        visible: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """(N,) token ids and positions to (N, hidden). `visible` None: no row sees an image."""
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        residual = torch.zeros_like(x)
+        for index, layer in enumerate(self.layers):
+            if index not in self.cross_layers:
+                x, residual = layer(positions, x, residual)
+            elif visible is not None:
+                x, residual = layer(x, residual, visible)
+        x, _ = self.norm(x, residual)
+        return x
+
+    def remember(self, states: torch.Tensor, metadata: CrossMetadata) -> None:
+        """Store the cross-attention KV of (W, hidden) encoder tokens, in every cross layer.
+
+        Before the layers run, and whether or not a row of this step sees an image: with chunked
+        prefill the first chunk may end before the first `<|image|>`.
+        """
+        for index in sorted(self.cross_layers):
+            self.layers[index].cross_attn.remember(states, metadata.write_slots)
+
+    def cross_metadata(self) -> CrossMetadata | None:
+        """This step's plan on the device; all cross layers share it."""
+        first = min(self.cross_layers, default=None)
+        return None if first is None else self.layers[first].cross_attn.attn.metadata()
+
+
+class MllamaLanguageModel(nn.Module):
+    """The decoder and its output head."""
+
+    def __init__(self, config: Any, vllm_config: VllmConfig, prefix: str) -> None:
+        super().__init__()
+        self.model = MllamaTextModel(config, vllm_config, f"{prefix}.model")
+        self.lm_head = ParallelLMHead(
+            config.vocab_size,
+            config.hidden_size,
+            quant_config=vllm_config.quant_config,
+            prefix=f"{prefix}.lm_head",
+        )
+        self.logits_processor = LogitsProcessor(config.vocab_size)
