@@ -82,7 +82,10 @@ class InvalidInput(BadRequest):
 
 
 class InvalidImage(BadRequest):
-    """An image cannot be decoded, is too large, or there are more than the model takes."""
+    """An image cannot be decoded, is too large, or there are more than the model takes.
+
+    The text says why: `reason invalid base64 encoding`.
+    """
 
 
 class NotAnImage(InvalidImage):

@@ -27,13 +27,13 @@ _encode = msgspec.json.Encoder().encode
 class Problem:
     """The wire side of an error. Without a `name` it is one of the API in front of the models.
 
-    `text` replaces the error's own when that is not for the caller.
+    `text` frames the error's own words, or replaces those not meant for the caller.
     """
 
     status: int
     code: int
     name: str | None = None
-    text: str | None = None
+    text: str = "{}"
 
 
 # The first class in an error's ancestry that is listed here speaks for it.
@@ -44,7 +44,7 @@ _PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.MissingBody: Problem(400, 3003, "AiError"),
     errors.BodyTooLarge: Problem(413, 3006, "AiError"),
     errors.BadRequest: Problem(400, 5006, "Bad input: Error"),
-    errors.InvalidImage: Problem(400, 8006, "AiError"),
+    errors.InvalidImage: Problem(400, 8006, "AiError", "Invalid data for image - {}"),
     errors.NotAnImage: Problem(400, 5004, "AiError"),
     errors.UnknownModel: Problem(400, 5007, "No such model"),
     errors.LoraUnsupported: Problem(405, 5005, "AiError"),
@@ -94,7 +94,7 @@ def headers(error: errors.ServingError) -> list[tuple[bytes, bytes]]:
 
 def _failure(error: errors.ServingError, request_id: str) -> dict[str, Any]:
     found = problem(error)
-    text = found.text or str(error)
+    text = found.text.format(error)
     if found.name is None:
         entry = {"code": found.code, "message": text}
         return {"result": None, "success": False, "errors": [entry], "messages": []}

@@ -97,4 +97,4 @@ def _whole(data: bytes) -> Image:
 
 
 def _invalid(reason: str) -> InvalidImage:
-    return InvalidImage(f"Invalid data for image - reason {reason}")
+    return InvalidImage(f"reason {reason}")

@@ -1,0 +1,135 @@
+"""An engine without a model, for tests, rehearsals and the load test's check of itself.
+
+It echoes: the answer is the words of the last turn, one token each, cut at `max_tokens`. With
+`json` asked for, the answer is that echo in an object. Usage by the same rule: a token is a word,
+and a picture in the prompt counts as one. `Faults` make it slow, busy or broken on demand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
+
+from serving.core import Delta, Finish, Generation, Image, RawPrompt, Usage
+from serving.errors import EngineFailed, Overloaded, ServingError
+
+_TOKEN = re.compile(r"\s*\S+")
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong, for every request until changed. Delays in seconds.
+
+    `refuse` is raised before anything is generated; `fail_after` and `hang_after` count tokens,
+    so 0 is before the first one. `dead` is what the health check reports.
+    """
+
+    first_token_delay: float = 0.0
+    token_delay: float = 0.0
+    overloaded: bool = False
+    refuse: ServingError | None = None
+    fail_after: int | None = None
+    hang_after: int | None = None
+    dead: bool = False
+
+
+class FakeEngine:
+    """Satisfies `Engine`. Remembers request ids: `started`, `finished`, `aborted`, in order."""
+
+    def __init__(self, answer: str | None = None, faults: Faults | None = None) -> None:
+        """`answer`, if given, is what it says instead of the echo."""
+        self.answer = answer
+        self.faults = faults or Faults()
+        self.generations: list[Generation] = []
+        self.finished: list[str] = []
+        self.aborted: list[str] = []
+
+    @property
+    def started(self) -> list[str]:
+        """Ids of all requests that came."""
+        return [generation.id for generation in self.generations]
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[Delta, None]:
+        """See `Engine.generate`."""
+        self._admit()
+        self.generations.append(generation)
+        done = False
+        try:
+            async for delta in self._deltas(generation):
+                done = delta.finish is not None
+                yield delta
+        except ServingError:
+            done = True
+            raise
+        finally:
+            (self.finished if done else self.aborted).append(generation.id)
+
+    async def check_health(self) -> None:
+        """See `Engine.check_health`."""
+        if self.faults.dead:
+            raise EngineFailed("the fake is told to be dead")
+
+    def _admit(self) -> None:
+        if self.faults.overloaded:
+            raise Overloaded("Capacity temporarily exceeded, please try again.")
+        if self.faults.refuse is not None:
+            raise self.faults.refuse
+
+    async def _deltas(self, generation: Generation) -> AsyncGenerator[Delta, None]:
+        words = _TOKEN.findall(self._text(generation)) or [""]
+        limit = generation.sampling.max_tokens
+        tokens, finish = words[:limit], Finish.STOP if len(words) <= limit else Finish.LENGTH
+        usage = Usage(count_tokens(generation), len(tokens))
+        whole = []
+        for index, token in enumerate(tokens):
+            await self._pace(index)
+            last = index == len(tokens) - 1
+            whole.append(token)
+            if generation.stream and not last:
+                yield Delta(token)
+        yield Delta(whole[-1] if generation.stream else "".join(whole), (), finish, usage)
+
+    async def _pace(self, index: int) -> None:
+        """Wait for the token `index`, or fail, or hang."""
+        faults = self.faults
+        if faults.fail_after is not None and index >= faults.fail_after:
+            raise EngineFailed("the fake is told to fail")
+        if faults.hang_after is not None and index >= faults.hang_after:
+            await asyncio.Event().wait()
+        await asyncio.sleep(faults.token_delay if index else faults.first_token_delay)
+
+    def _text(self, generation: Generation) -> str:
+        text = self.answer
+        if text is None:
+            text = _last_words(generation)
+            if generation.json is not None:
+                text = json.dumps({"echo": text})
+        return text
+
+
+def count_tokens(generation: Generation) -> int:
+    """The fake's prompt tokens: one per word and per picture."""
+    return sum(
+        1 if isinstance(piece, Image) else len(piece.split()) for piece in _pieces(generation)
+    )
+
+
+def _pieces(generation: Generation) -> Iterator[str | Image]:
+    prompt = generation.prompt
+    if isinstance(prompt, RawPrompt):
+        yield from prompt.images
+        yield prompt.text
+    else:
+        for turn in prompt:
+            yield from turn.content
+
+
+def _last_words(generation: Generation) -> str:
+    prompt = generation.prompt
+    if isinstance(prompt, RawPrompt):
+        return prompt.text
+    last = prompt[-1].content if prompt else ()
+    return " ".join(piece for piece in last if isinstance(piece, str))

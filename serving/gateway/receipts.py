@@ -1,0 +1,85 @@
+"""The one record of a request: gathered while it runs, made when it ends, shown to observers.
+
+Observers are plain functions. They may not await: when a client leaves, the task that would is
+already cancelled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import msgspec
+
+from serving.core import Outcome, Receipt, Usage
+from serving.errors import BadRequest, Forbidden, ServingError, Unauthenticated, Unroutable
+from serving.protocol import envelope
+
+Observer = Callable[[Receipt], None]
+
+CLIENT_LEFT = 499  # nginx's status for a request whose client left before the answer began
+
+_access = logging.getLogger("serving.access")
+_CALLERS_FAULT = (BadRequest, Unauthenticated, Forbidden, Unroutable)
+
+
+@dataclass(slots=True)
+class Draft:
+    """What is known of a request so far. Made when it arrives; a success unless told otherwise."""
+
+    id: str
+    account: str = ""
+    route: str = ""
+    model: str = ""
+    outcome: Outcome = Outcome.OK
+    status: int = 200
+    code: int | None = None
+    usage: Usage = field(default_factory=Usage)
+    ttft: float | None = None
+    answering: bool = False  # the response has begun: its status is out
+    _arrived: float = field(default_factory=perf_counter)
+
+    def first_token(self) -> None:
+        """The engine produced something."""
+        if self.ttft is None:
+            self.ttft = perf_counter() - self._arrived
+
+    def failed(self, error: ServingError) -> None:
+        """The request ends with this error; the status stays what was sent, if one was."""
+        found = envelope.problem(error)
+        self.code = found.code
+        self.outcome = Outcome.REJECTED if isinstance(error, _CALLERS_FAULT) else Outcome.FAILED
+        if not self.answering:
+            self.status = found.status
+
+    def cancelled(self) -> None:
+        """The client left, or the server stops."""
+        self.outcome, self.code = Outcome.CANCELLED, envelope.ABORTED
+        if not self.answering:
+            self.status = CLIENT_LEFT
+
+    def receipt(self) -> Receipt:
+        """The record, as of now."""
+        return Receipt(
+            id=self.id,
+            account=self.account,
+            route=self.route,
+            model=self.model,
+            outcome=self.outcome,
+            status=self.status,
+            code=self.code,
+            usage=self.usage,
+            duration=perf_counter() - self._arrived,
+            ttft=self.ttft,
+        )
+
+
+def log_access(receipt: Receipt) -> None:
+    """An observer: one line of JSON per request to the logger `serving.access`.
+
+    It holds what the receipt holds: no prompt, no picture, no token.
+    """
+    if _access.isEnabledFor(logging.INFO):
+        _access.info("%s", msgspec.json.encode(receipt).decode())

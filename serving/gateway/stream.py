@@ -1,0 +1,111 @@
+"""Running a generation and writing its answer, for as long as the client is there.
+
+The engine is raced against the client's disconnect from before its first token to its end, for
+streams and plain answers alike; whoever stops, the engine's generator is closed, which aborts the
+request in the engine. A slow client holds `send`, and with it the engine's generator, back; what
+the engine produces meanwhile it hands over in one delta. So tokens share a frame only when they
+have already queued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from serving.core import Delta, Generation
+from serving.engine import Engine
+from serving.errors import EngineFailed
+from serving.gateway.asgi import Headers, Receive, Send
+from serving.gateway.errors import declared
+from serving.gateway.receipts import Draft
+from serving.gateway.watch import ClientLeft, Watch
+from serving.protocol import envelope, native, sse
+
+
+async def answer_plain(
+    engine: Engine, generation: Generation, receive: Receive, send: Send, draft: Draft
+) -> None:
+    """Generate everything, then answer in one piece.
+
+    Raises:
+        ClientLeft: the client did not wait for it; the engine was told.
+        ServingError: nothing has been sent yet.
+    """
+    async with Watch(receive), aclosing(engine.generate(generation)) as deltas:
+        # There is one; running on to the end of the generator tells it that all is well.
+        whole = [delta async for delta in deltas]
+    if not whole:
+        raise EngineFailed("the engine ended without an answer")
+    _note(draft, whole[-1])
+    await send_json(send, draft, native.answer(generation, whole[-1]))
+
+
+async def answer_stream(
+    engine: Engine, generation: Generation, receive: Receive, send: Send, draft: Draft
+) -> None:
+    """Write a frame for each delta as it comes. Errors after the first delta end the stream.
+
+    Raises:
+        ClientLeft: the client left on the way; the engine was told.
+        ServingError: before the first delta; nothing has been sent yet.
+    """
+    frames = native.Frames(generation)
+    try:
+        async with Watch(receive), aclosing(engine.generate(generation)) as deltas:
+            last = await _forward(deltas, frames, send, draft)
+    except ClientLeft:
+        raise
+    except Exception as error:
+        if not draft.answering:
+            raise
+        failure = declared(error, draft.id)
+        draft.failed(failure)
+        last = sse.event(envelope.interruption(failure, draft.id))
+    # After the watch has ended: a server may call a complete answer a disconnect.
+    await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+async def _forward(
+    deltas: AsyncIterator[Delta], frames: native.Frames, send: Send, draft: Draft
+) -> bytes:
+    """Send the frames of all deltas but the last, whose frames are returned. The hot path."""
+    last = b""
+    async for delta in deltas:
+        frame = frames.encode(delta)
+        # Not before there is something to say: until now an error still had its own status.
+        if not draft.answering:
+            _note(draft, delta)
+            await start(send, draft, sse.MEDIA_TYPE, [(b"x-accel-buffering", b"no")])
+        if delta.finish is not None:
+            _note(draft, delta)
+            last = frame
+        elif frame:
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+    if not last:
+        raise EngineFailed("the engine ended without finishing")
+    return last
+
+
+async def send_json(send: Send, draft: Draft, body: bytes, extra: Headers | None = None) -> None:
+    """A complete JSON answer with the draft's status."""
+    length = (b"content-length", b"%d" % len(body))
+    await start(send, draft, envelope.MEDIA_TYPE, [length, *(extra or [])])
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def start(send: Send, draft: Draft, media_type: bytes, extra: Headers) -> None:
+    """Status and headers."""
+    headers = [
+        (b"content-type", media_type),
+        (b"cf-ai-req-id", draft.id.encode()),
+        (b"cache-control", b"no-store"),
+        *extra,
+    ]
+    draft.answering = True
+    await send({"type": "http.response.start", "status": draft.status, "headers": headers})
+
+
+def _note(draft: Draft, delta: Delta) -> None:
+    draft.first_token()
+    if delta.usage is not None:
+        draft.usage = delta.usage
