@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -31,7 +31,7 @@ from serving.mllama.vision import VisionTower
 class MllamaForConditionalGeneration(nn.Module, SupportsMultiModal):
     """Llama 3.2 Vision, 11B and 90B, and anything else of their configuration."""
 
-    packed_modules_mapping = {
+    packed_modules_mapping: ClassVar[dict[str, list[str]]] = {
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],
         "kv_proj": ["k_proj", "v_proj"],
         "gate_up_proj": ["gate_proj", "up_proj"],

@@ -1,14 +1,15 @@
 """Which rows of a step see which cross-attention slots. Pure: no vLLM, no device.
 
-A *slot* is the place of one encoder token (a patch, or a tile's class token) in the cross-attention
-KV of a request, numbered from 0 within the request. Images are laid out in prompt order. Images at
-consecutive positions form a *run* and lie side by side, so that a row sees one contiguous stretch of
-slots; every run starts at a multiple of `ALIGNMENT`, hence at a block boundary.
+A *slot* is the place of one encoder token (a patch, or a tile's class token) in the
+cross-attention KV of a request, numbered from 0 within the request. Images are laid out in prompt
+order. Images at consecutive positions form a *run* and lie side by side, so that a row sees one
+contiguous stretch of slots; every run starts at a multiple of `ALIGNMENT`, hence at a block
+boundary.
 
 Visibility (Meta's `llama-models`, `multimodal/model.py`, and transformers'
-`get_cross_attention_token_mask` agree on it): a row at or after image `i`, and before the next image
-of another run, sees the run of `i` from its first image up to `i`. A row before the first image sees
-nothing. Generated tokens keep the view of the prompt's last row.
+`get_cross_attention_token_mask` agree on it): a row at or after image `i`, and before the next
+image of another run, sees the run of `i` from its first image up to `i`. A row before the first
+image sees nothing. Generated tokens keep the view of the prompt's last row.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,10 +100,7 @@ def segments(layout: Layout | None, start: int, count: int) -> list[Segment]:
         return [Segment(count, 0, 0)]
     cuts = [p for p in layout.positions if start < p < start + count]
     edges = [start, *cuts, start + count]
-    return [
-        Segment(end - begin, *_view(layout, begin))
-        for begin, end in zip(edges, edges[1:], strict=False)
-    ]
+    return [Segment(end - begin, *_view(layout, begin)) for begin, end in pairwise(edges)]
 
 
 def _view(layout: Layout, position: int) -> tuple[int, int]:

@@ -139,7 +139,9 @@ class MllamaMultiModalProcessor(EncDecMultiModalProcessor[MllamaProcessingInfo])
         images = [[image] for image in hf_data["images"]]
         out = self.info.image_processor()(images=images, return_tensors="pt", **hf_kwargs)
         num_tiles = [count for (count,) in out["num_tiles"]]
-        tiles = [pixels[0, :count] for pixels, count in zip(out["pixel_values"], num_tiles)]
+        tiles = [
+            pixels[0, :count] for pixels, count in zip(out["pixel_values"], num_tiles, strict=True)
+        ]
         return BatchFeature(
             {
                 "pixel_values": torch.cat(tiles).to(self.info.ctx.model_config.dtype),

@@ -1,8 +1,8 @@
 """The V2 model runner's side, through its per-model hook. The default runner on GPUs.
 
-Never run on a GPU by us: the V2 runner needs Triton. It shares everything but this file with the V1
-runner, on which the end-to-end tests run; the tests drive this file's planning with the runner's own
-types on CPU tensors.
+Never run on a GPU by us: the V2 runner needs Triton. It shares everything but this file with the
+V1 runner, on which the end-to-end tests run; the tests drive this file's planning with the runner's
+own types on CPU tensors.
 """
 
 from __future__ import annotations

