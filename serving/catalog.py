@@ -19,7 +19,7 @@ DEFAULT = Path(__file__).with_name("catalog.yaml")
 
 
 class Model(BaseModel):
-    """One entry. `engine` goes to vLLM's `AsyncEngineArgs` as it is.
+    """One entry. `engine` goes to vLLM's `AsyncEngineArgs`, `resources` to each Ray replica.
 
     `context_window` (tokens, prompt and answer together) is also vLLM's `max_model_len`;
     `max_images` is per request, and also vLLM's limit.
@@ -32,6 +32,7 @@ class Model(BaseModel):
     context_window: int = Field(gt=0)
     max_images: int = Field(ge=0)
     engine: Mapping[str, Any] = Field(default_factory=dict)
+    resources: Mapping[str, float] = Field(default_factory=dict)
 
     @field_validator("engine")
     @classmethod

@@ -10,6 +10,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOu
 
 from serving.core import Generation, JsonFormat, Sampling
 
+# The contract allows up to 5. vLLM stops at 2, where drawing is all but uniform: more acts as 2.
+_MAX_TEMPERATURE = 2.0
 # top_p 0 is legal in the contract and means the same as the smallest value: the best token only.
 _SMALLEST_TOP_P = 1e-6
 
@@ -24,7 +26,7 @@ def params(generation: Generation, defaults: Mapping[str, Any]) -> SamplingParam
     kind = RequestOutputKind.DELTA if generation.stream else RequestOutputKind.FINAL_ONLY
     return SamplingParams(
         max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
+        temperature=min(sampling.temperature, _MAX_TEMPERATURE),
         seed=sampling.seed,
         stop=list(sampling.stop),
         presence_penalty=sampling.presence_penalty or 0.0,

@@ -1,0 +1,47 @@
+"""The environment variables Ray and vLLM read when they are imported. Import this before them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def prepare(folder: Path, cores: int, replicas: int) -> None:
+    """Set them in this process, for itself and all its children. What the operator set stays.
+
+    `folder` is for Ray's and HAProxy's files: private to the user, its path short (unix sockets).
+    """
+    for name, value in _variables(folder, cores, replicas).items():
+        os.environ.setdefault(name, value)
+
+
+def _variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
+    return {
+        # HAProxy straight to the replicas; the Python proxy costs ten times the CPU per request.
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        # Our receipts count requests; Ray's way is a log line per request through a socket.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        # A local socket: the default is UDP.
+        "RAY_SERVE_HAPROXY_LOG_TARGET": "/dev/log",
+        # Ray's own servers on 127.0.0.1. Named after the systems where that is the default.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray gives up on its raylet after 30 s, which a busy machine exceeds.
+        "RAY_raylet_start_wait_time_s": "120",
+        # The engine core runs the model itself instead of starting yet another process for it.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # On CPU: more threads than cores make all of them wait for each other.
+        "OMP_NUM_THREADS": str(max(1, cores // replicas)),
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+    }

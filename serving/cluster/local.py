@@ -1,0 +1,84 @@
+"""A whole cluster on this machine, for as long as one process runs: `serving up`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from serving.cluster import loopback
+from serving.cluster.replica import APPLICATION, Options, application
+from serving.settings import Settings
+
+# How long processes get to end by themselves before they are killed, in seconds.
+_PATIENCE = 15.0
+
+
+@contextmanager
+def cluster(settings: Settings, folder: Path) -> Iterator[None]:
+    """Ray and Serve running here, with their files in `folder`; nothing is left afterwards.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    _check_free(settings.host, settings.port)
+    try:
+        _start_ray(folder)
+        serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))
+        yield
+    finally:
+        _stop()
+
+
+def deploy(settings: Settings) -> None:
+    """Run the application and return when it answers.
+
+    Raises:
+        RuntimeError: it does not come up; the replica's log in the folder says why.
+    """
+    options = Options(
+        account_id=settings.account_id,
+        api_token=settings.api_token,
+        catalog=settings.catalog,
+        max_body_bytes=settings.max_body_bytes,
+    )
+    app = application(options, replicas=settings.replicas)
+    serve.run(app, name=APPLICATION, route_prefix="/")
+
+
+def _start_ray(folder: Path) -> None:
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"worker_process_setup_hook": loopback.HOOK},
+        _temp_dir=str(folder),
+    )
+
+
+def _stop() -> None:
+    """End everything this process started, streams included; the replica's engine ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it
+    children = psutil.Process().children(recursive=True)
+    ray.shutdown()
+    _, alive = psutil.wait_procs(children, timeout=_PATIENCE)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=_PATIENCE)
+
+
+def _check_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))

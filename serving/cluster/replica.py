@@ -1,0 +1,96 @@
+"""What Ray Serve runs N times: a process with the gateway and AsyncLLM, its engine core below it.
+
+As a Serve application for a configuration file or KubeRay: `serving.cluster.replica:application`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.serve.config import BackpressureConfig
+
+from serving import catalog
+from serving.catalog import Catalog, Model
+from serving.gateway.app import Gateway
+from serving.gateway.auth import Credentials
+from serving.gateway.receipts import log_access
+
+APPLICATION = "workers-ai"
+# Above what the engine queues (`max_num_queued_reqs`), so that it is the engine that refuses, in
+# the words of the API. What Serve itself refuses it refuses in plain text.
+_MAX_ONGOING = 4096
+
+
+class Replica:
+    """Serves the catalogue's one model to one account."""
+
+    def __init__(self, models: Catalog, credentials: Credentials, max_body_bytes: int) -> None:
+        """Load the model; Serve sends no request before this returns."""
+        # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
+        from serving.engine.vllm import VllmEngine
+
+        self._engine = VllmEngine(only(models))
+        self._gateway = Gateway(
+            self._engine,
+            models,
+            credentials,
+            max_body_bytes=max_body_bytes,
+            observers=(log_access,),
+        )
+
+    async def __serve_build_asgi_app__(self) -> Gateway:
+        """The app Serve mounts on this replica's own port."""
+        return self._gateway
+
+    async def check_health(self) -> None:
+        """Called by Serve; raising replaces the replica."""
+        await self._engine.check_health()
+
+    def __del__(self) -> None:
+        """Called by Serve once the last request has left."""
+        if hasattr(self, "_engine"):
+            self._engine.close()
+
+
+class Options(BaseModel):
+    """Arguments of `application` in a Serve configuration file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    account_id: str
+    api_token: str
+    catalog: Path = catalog.DEFAULT
+    max_body_bytes: int = 32 * 1024 * 1024
+
+
+def application(options: Options, replicas: int = 1) -> serve.Application:
+    """The application, its replicas sized by the catalogue."""
+    models = Catalog.read(options.catalog)
+    deployment = serve.deployment(
+        serve.ingress()(Replica),
+        num_replicas=replicas,
+        ray_actor_options=dict(only(models).resources),
+        max_ongoing_requests=_MAX_ONGOING,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        # A dead engine is seen within this many seconds. The timeout is that of a busy machine.
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+        # A model that does not load will not load the twentieth time either.
+        max_constructor_retry_count=2,
+    )
+    credentials = Credentials(options.account_id, options.api_token)
+    return deployment.bind(models, credentials, options.max_body_bytes)
+
+
+def only(models: Catalog) -> Model:
+    """The catalogue's one model.
+
+    Raises:
+        ValueError: it holds several; each needs a deployment of its own.
+    """
+    found = list(models.models.values())
+    if len(found) != 1:
+        raise ValueError(f"a deployment serves one model, this catalogue holds {len(found)}")
+    return found[0]

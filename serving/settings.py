@@ -1,0 +1,56 @@
+"""What an operator sets, from environment variables of the same names in capitals."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from serving import catalog
+
+
+class Settings(BaseSettings):
+    """The settings of one `serving up`. Unset credentials are looked up or made: `resolved`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    # Loopback: whoever wants to be reached from elsewhere says so.
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    account_id: str = Field(default="", pattern="^([0-9a-f]{32})?$")
+    api_token: str = Field(default="", pattern=r"^\S*$")
+    catalog: Path = catalog.DEFAULT
+    # Replicas of the model on this machine; each loads the weights for itself.
+    replicas: int = Field(default=1, ge=1)
+    # Pictures arrive as base64 inside JSON.
+    max_body_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
+    state_dir: Path = Path(".state")
+
+    def resolved(self) -> Settings:
+        """With an account and a token: the ones set, else those made at the first start.
+
+        Raises:
+            OSError: the state folder cannot be read or written.
+        """
+        if self.account_id and self.api_token:
+            return self
+        made = _kept(self.state_dir / "credentials")
+        return self.model_copy(
+            update={
+                "account_id": self.account_id or made["ACCOUNT_ID"],
+                "api_token": self.api_token or made["API_TOKEN"],
+            }
+        )
+
+
+def _kept(file: Path) -> dict[str, str]:
+    """The credentials in a file that only its owner reads, made if there is none."""
+    if not file.exists():
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = {"ACCOUNT_ID": secrets.token_hex(16), "API_TOKEN": secrets.token_urlsafe(30)}
+        file.touch(mode=0o600, exist_ok=False)
+        file.write_text("".join(f"{name}={value}\n" for name, value in made.items()))
+    lines = file.read_text().split()
+    return dict(line.split("=", 1) for line in lines)
