@@ -1,0 +1,1 @@
+"""Trains the small checkpoint that ships with the repository."""

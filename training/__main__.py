@@ -1,0 +1,71 @@
+"""`python -m training tokenizer | train | evaluate | smoke`."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+RUNS = Path(__file__).parent / "runs"
+SHIPPED = Path(__file__).parent.parent / "checkpoint"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    words = commands.add_parser("tokenizer", help="train the tokenizer alone")
+    words.add_argument("--out", type=Path, default=RUNS / "tokenizer")
+
+    train = commands.add_parser("train", help="train, or go on with a run that was stopped")
+    train.add_argument("--out", type=Path, default=RUNS / "main")
+    train.add_argument("--minutes", type=float, default=65)
+    train.add_argument("--pictures", type=int, default=32, help="to a step")
+    train.add_argument("--talks", type=int, default=8, help="text conversations to a step")
+    train.add_argument("--rate", type=float, default=1.5e-3, help="the highest learning rate")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--threads", type=int, default=2)
+
+    evaluate = commands.add_parser("evaluate", help="sit the exam")
+    evaluate.add_argument("--checkpoint", type=Path, default=SHIPPED)
+    evaluate.add_argument("--each", type=int, default=500, help="questions to a topic")
+    evaluate.add_argument("--seed", type=int, default=1)
+    evaluate.add_argument("--threads", type=int, default=2)
+    evaluate.add_argument("--verbose", action="store_true", help="list the mistakes")
+
+    smoke = commands.add_parser("smoke", help="a minute of training; the loss must fall")
+    smoke.add_argument("--out", type=Path, default=RUNS / "smoke")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = _arguments()
+    # Imported late: torch and transformers take seconds, and `--help` needs neither.
+    from training import evaluate, tokenizer, train
+
+    if arguments.command == "tokenizer":
+        tokenizer.save(tokenizer.train(), arguments.out)
+    elif arguments.command == "train":
+        plan = train.Plan(
+            minutes=arguments.minutes,
+            pictures=arguments.pictures,
+            talks=arguments.talks,
+            rate=arguments.rate,
+            seed=arguments.seed,
+            threads=arguments.threads,
+        )
+        train.run(plan, arguments.out)
+    elif arguments.command == "evaluate":
+        evaluate.run(
+            arguments.checkpoint,
+            arguments.seed,
+            arguments.each,
+            arguments.threads,
+            arguments.verbose,
+        )
+    else:
+        losses = train.run(replace(train.Plan(), **train.SMOKE), arguments.out)
+        if losses[-1] > 0.6 * losses[0]:
+            raise SystemExit(f"the loss did not fall: {losses}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Accuracy of a checkpoint folder on the exam, with 95% intervals."""
+
+import math
+from pathlib import Path
+
+import torch
+
+from training import exam
+from training.reference import Reference
+
+
+def interval(right: int, asked: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share."""
+    z, share = 1.96, right / asked
+    centre = share + z * z / (2 * asked)
+    spread = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))
+    scale = 1 + z * z / asked
+    return (centre - spread) / scale, (centre + spread) / scale
+
+
+def examine(
+    reference: Reference, seed: int, each: int, mistakes: list[str] | None = None
+) -> dict[str, tuple[int, int]]:
+    """(right, asked) by topic."""
+    score: dict[str, tuple[int, int]] = {}
+    for paper, question in exam.questions(seed, each):
+        reply = reference.look(paper.image(), question.text)
+        good = exam.passed(question, reply)
+        right, asked = score.get(question.topic, (0, 0))
+        score[question.topic] = right + good, asked + 1
+        if not good and mistakes is not None:
+            mistakes.append(f"{question.topic} {paper.size} {question.right!r}: {reply!r} "
+                            f"{[(f.colour, f.kind) for f in paper.figures]} on {paper.background} "
+                            f"{[round(f.diameter / min(paper.size), 2) for f in paper.figures]}")
+    return score
+
+
+def run(folder: Path, seed: int, each: int, threads: int = 2, verbose: bool = False) -> None:
+    torch.set_num_threads(threads)
+    mistakes: list[str] = []
+    score = examine(Reference(folder), seed, each, mistakes)
+    for topic, (right, asked) in score.items():
+        low, high = interval(right, asked)
+        print(f"{topic:9} {right / asked:6.1%}  ({low:.1%} to {high:.1%})  n = {asked}")
+    if verbose:
+        print("\n".join(mistakes))

@@ -1,0 +1,261 @@
+"""The training loop: fp32 master weights, bf16 arithmetic, a schedule over wall-clock time.
+
+The vision tower first learns from what each patch shows (`Patches`, dropped from the checkpoint)
+while the language model learns to talk; after `ALONE` of the time the two are joined.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training import batches, checkpoint, model, tokenizer
+from training.batches import IGNORED, Batch, Pictures, Text
+from training.pictures import COLOUR_NAMES, SHAPES
+
+ALONE = 0.1  # share of the time before pictures meet questions
+WARM_UP = 200  # steps
+DECAY_FROM = 0.55  # share of the time at full learning rate
+
+
+@dataclass(frozen=True)
+class Plan:
+    minutes: float = 65.0
+    pictures: int = 32  # to a step
+    talks: int = 8  # text-only conversations to a step
+    rate: float = 1.5e-3
+    weight_decay: float = 0.05
+    seed: int = 0
+    threads: int = 2
+    workers: int = 1
+    compile: bool = True
+    steps: int | None = None  # an end before the time is up
+    save_every: float = 180.0  # seconds
+    print_every: int = 25  # steps
+
+
+# A minute's worth, without the wait for a compiler: enough to see the loss fall.
+SMOKE = {
+    "minutes": 0.8, "pictures": 8, "talks": 4, "steps": 60, "compile": False, "workers": 0,
+    "print_every": 10,
+}  # fmt: skip
+
+
+class Patches(nn.Module):
+    """What each patch shows: shape, colour, whether it holds a shape's centre, and where that is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.sizes = (len(SHAPES) + 1, len(COLOUR_NAMES), 1, 2)
+        self.head = nn.Linear(width, sum(self.sizes))
+
+    def forward(self, features: Tensor, truth: Pictures) -> Tensor:
+        """The loss; features: (B, tiles, patches, C)."""
+        shape, colour, centre, place = self.head(features).float().split(self.sizes, dim=-1)
+        weights = torch.ones(self.sizes[0])
+        weights[-1] = 0.3  # most patches are background
+        inside = truth.shape >= 0
+        on_shape = inside & (truth.shape < len(SHAPES))
+        heat = F.binary_cross_entropy_with_logits(
+            centre.squeeze(-1)[inside], truth.centre[inside].float(), pos_weight=torch.tensor(5.0)
+        )
+        return (
+            F.cross_entropy(shape.flatten(0, 2), truth.shape.flatten(), weights, ignore_index=-1)
+            + F.cross_entropy(colour.flatten(0, 2), truth.colour.flatten(), ignore_index=-1)
+            + 3 * heat
+            + 3 * F.l1_loss(place[on_shape], truth.place[on_shape])
+        )
+
+
+@dataclass
+class Tally:
+    """Running sums since the last printed line."""
+
+    loss: float = 0.0
+    patches: float = 0.0
+    steps: int = 0
+    answers: dict[str, list[int]] = field(default_factory=dict)  # name: [right, asked]
+
+    def count(self, name: str, right: int, asked: int) -> None:
+        entry = self.answers.setdefault(name, [0, 0])
+        entry[0] += right
+        entry[1] += asked
+
+
+def exact_answers(predicted: Tensor, labels: Tensor) -> tuple[int, int]:
+    """(answers right in every token, answers): what greedy decoding would get right.
+
+    predicted, labels: (B, T) token ids; a run of labels is one answer.
+    """
+    spoken = labels != IGNORED
+    starts = spoken & ~F.pad(spoken, (1, 0))[:, :-1]
+    number = starts.flatten().cumsum(0)[spoken.flatten()] - 1
+    asked = int(starts.sum())
+    wrong = (predicted != labels)[spoken].long()
+    return asked - int(torch.zeros(asked).index_add_(0, number, wrong.float()).gt(0).sum()), asked
+
+
+class Trainer:
+    """Model, master weights and optimiser; `step` trains on one batch."""
+
+    def __init__(self, plan: Plan, words: Tokenizer) -> None:
+        torch.manual_seed(plan.seed)
+        self.plan, self.words = plan, words
+        self.config = model.configuration(model.token_ids(words))
+        self.model = model.Mllama(self.config)
+        model.initialise(self.model)
+        self.patches = Patches(self.config.vision_config.hidden_size)
+        self.masters = [p.detach().clone() for p in self._parameters()]
+        self.model.bfloat16()
+        self.patches.bfloat16()
+        matrices = [p for p in self.masters if p.ndim > 1]
+        others = [p for p in self.masters if p.ndim <= 1]
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": plan.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=plan.rate,
+            betas=(0.9, 0.97),
+            fused=True,
+        )
+        self.steps_done, self.seconds_done = 0, 0.0
+        self.see, self.read = self.model.see, self.model.read
+        if plan.compile:
+            self.see = torch.compile(self.see, dynamic=False)
+            self.read = torch.compile(self.read, dynamic=False)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [*self.model.parameters(), *self.patches.parameters()]
+
+    def progress(self) -> float:
+        by_time = self.seconds_done / (60 * self.plan.minutes)
+        by_steps = self.steps_done / self.plan.steps if self.plan.steps else 0.0
+        return min(1.0, max(by_time, by_steps))
+
+    def rate(self) -> float:
+        """Warm up, hold, then fall along a cosine to a hundredth."""
+        falling = max(0.0, (self.progress() - DECAY_FROM) / (1 - DECAY_FROM))
+        fall = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * falling))
+        return self.plan.rate * min(1.0, (self.steps_done + 1) / WARM_UP) * fall
+
+    def _language_loss(self, hidden: Tensor, text: Text, name: str, tally: Tally) -> Tensor:
+        """Summed over the assistant's tokens."""
+        chosen = text.labels != IGNORED
+        logits = self.model.logits(hidden[chosen]).float()
+        predicted = torch.full_like(text.labels, IGNORED)
+        predicted[chosen] = logits.detach().argmax(-1)
+        tally.count(name, *exact_answers(predicted, text.labels))
+        return F.cross_entropy(logits, text.labels[chosen], reduction="sum")
+
+    def step(self, batch: Batch, tally: Tally) -> None:
+        began = time.monotonic()
+        pictures = batch.pictures
+        pixels = model.normalise(pictures.tiles, pictures.tile_mask, torch.bfloat16)
+        seen = self.see(pixels, pictures.ratio_ids, pictures.tile_mask)
+        width = self.config.vision_config.hidden_size
+        patches = self.patches(seen[:, :, 1:, :width], pictures)
+        talk = self._language_loss(self.read(batch.talk.ids), batch.talk, "talk", tally)
+        tokens = int((batch.talk.labels != IGNORED).sum())
+        if self.progress() >= ALONE:
+            hidden = self.read(batch.about.ids, seen, pictures.tile_mask)
+            talk = talk + self._language_loss(hidden, batch.about, "pictures", tally)
+            tokens += int((batch.about.labels != IGNORED).sum())
+        weight = 1.0 if self.progress() < ALONE else 0.3
+        (talk / tokens + weight * patches).backward()
+        self._update()
+        tally.loss += float(talk.detach()) / tokens
+        tally.patches += float(patches.detach())
+        tally.steps += 1
+        self.steps_done += 1
+        self.seconds_done += time.monotonic() - began
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        parameters = self._parameters()
+        for master, parameter in zip(self.masters, parameters, strict=True):
+            grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            master.grad = grad.float()
+            parameter.grad = None
+        torch.nn.utils.clip_grad_norm_(self.masters, 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        self.optimiser.step()
+        torch._foreach_copy_(parameters, self.masters)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's master weights by name, without the patch head."""
+        names = [name for name, _ in self.model.named_parameters()]
+        return dict(zip(names, self.masters[: len(names)], strict=True))
+
+    def save(self, folder: Path) -> None:
+        """The checkpoint, and what `resume` needs beside it."""
+        checkpoint.save(self.weights(), self.config, self.words, folder / "checkpoint")
+        state = {
+            "masters": self.masters,
+            "optimiser": self.optimiser.state_dict(),
+            "steps": self.steps_done,
+            "seconds": self.seconds_done,
+        }
+        torch.save(state, folder / "state.partial")
+        (folder / "state.partial").replace(folder / "state.pt")
+
+    @torch.no_grad()
+    def resume(self, folder: Path) -> None:
+        state = torch.load(folder / "state.pt")
+        for master, saved in zip(self.masters, state["masters"], strict=True):
+            master.copy_(saved)
+        torch._foreach_copy_(self._parameters(), self.masters)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.steps_done, self.seconds_done = state["steps"], state["seconds"]
+
+
+def _report(trainer: Trainer, tally: Tally, seconds: float) -> None:
+    shares = "  ".join(f"{k} {r / max(1, n):.3f}" for k, (r, n) in sorted(tally.answers.items()))
+    left = (1 - trainer.progress()) * trainer.plan.minutes
+    print(
+        f"step {trainer.steps_done}  loss {tally.loss / tally.steps:.3f}"
+        f"  patches {tally.patches / tally.steps:.3f}  right: {shares}"
+        f"  {tally.steps * trainer.plan.pictures / seconds:.0f} pictures/s"
+        f"  {left:.1f} min left",
+        flush=True,
+    )
+
+
+def run(plan: Plan, folder: Path) -> list[float]:
+    """Train into `folder`, going on from a state found there; the printed language losses."""
+    torch.set_num_threads(plan.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = folder / "tokenizer.json"
+    if not saved.exists():
+        tokenizer.train(plan.seed).save(str(saved))
+    words = Tokenizer.from_file(str(saved))
+    trainer = Trainer(plan, words)
+    if (folder / "state.pt").exists():
+        trainer.resume(folder)
+    seed = plan.seed + trainer.steps_done
+    source = batches.stream(words, plan.pictures, plan.talks, seed, plan.workers)
+    losses = list(_train(trainer, source, folder))
+    trainer.save(folder)
+    return losses
+
+
+def _train(trainer: Trainer, source: Iterator[Batch], folder: Path) -> Iterator[float]:
+    plan, tally = trainer.plan, Tally()
+    printed = saved = time.monotonic()
+    while trainer.progress() < 1:
+        trainer.step(next(source), tally)
+        now = time.monotonic()
+        if trainer.steps_done % plan.print_every == 0:
+            _report(trainer, tally, now - printed)
+            yield tally.loss / tally.steps
+            tally, printed = Tally(), now
+        if now - saved > plan.save_every:
+            trainer.save(folder)
+            saved = now
