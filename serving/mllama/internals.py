@@ -136,7 +136,8 @@ def _source(module: str) -> ast.AST:
     Found by its place in vLLM's folder: asking the import system would import its parents.
     """
     package = util.find_spec("vllm")
-    assert package is not None and package.submodule_search_locations is not None
+    assert package is not None
+    assert package.submodule_search_locations is not None
     path = Path(package.submodule_search_locations[0], *module.split(".")[1:])
     file = path.with_suffix(".py")
     return ast.parse(file.read_text(encoding="utf-8") if file.exists() else "")
