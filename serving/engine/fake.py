@@ -30,7 +30,7 @@ class Faults:
     first_token_delay: float = 0.0
     token_delay: float = 0.0
     overloaded: bool = False
-    refuse: ServingError | None = None
+    refuse: Exception | None = None
     fail_after: int | None = None
     hang_after: int | None = None
     dead: bool = False
