@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 from vllm import AsyncEngineArgs, TokensPrompt
@@ -48,14 +49,14 @@ class VllmEngine:
         """See `Engine.generate`. Closing or cancelling aborts in the engine, at any point."""
         with _in_our_words():
             if _is_quick(generation):
-                tokens, pictures = self._prepare(generation)
+                prompt = self._prepare(generation)
             else:
-                tokens, pictures = await asyncio.to_thread(self._prepare, generation)
+                prompt = await asyncio.to_thread(self._prepare, generation)
             params = sampling.params(generation, self._defaults)
-            prompt = await self._render(tokens, pictures)
-            usage = Usage(prompt_tokens=len(tokens))
+            usage = Usage(prompt_tokens=len(prompt["prompt_token_ids"]))
+            rendered = await self._render(prompt)
             # Closing vLLM's generator is what aborts: leave it to no garbage collector.
-            async with aclosing(self._llm.generate(prompt, params, generation.id)) as outputs:
+            async with aclosing(self._llm.generate(rendered, params, generation.id)) as outputs:
                 async for output in outputs:
                     usage = _counted(usage, output)
                     if (delta := _delta(output, usage)) is not None:
@@ -70,7 +71,7 @@ class VllmEngine:
         """Stop the engine process."""
         self._llm.shutdown()
 
-    def _prepare(self, generation: Generation) -> tuple[list[int], list[Any]]:
+    def _prepare(self, generation: Generation) -> TokensPrompt:
         """The prompt's tokens and its decoded pictures, checked against the model's limits."""
         pictures = images_of(generation)
         if len(pictures) > self._model.max_images:
@@ -82,15 +83,21 @@ class VllmEngine:
         asked = len(tokens) + generation.sampling.max_tokens
         if asked > self._model.context_window:
             raise ContextExceeded(asked, self._model.context_window)
-        return tokens, [images.decode(picture) for picture in pictures]
+        return _with_pictures(TokensPrompt(prompt_token_ids=tokens), pictures)
 
-    async def _render(self, tokens: list[int], pictures: list[Any]) -> Any:
+    async def _render(self, prompt: TokensPrompt) -> Any:
         """vLLM's own preprocessing; tiles and normalises pictures in a thread of its own."""
-        prompt = TokensPrompt(prompt_token_ids=tokens)
-        if pictures:
-            prompt["multi_modal_data"] = {"image": pictures}
         parsed = parse_model_prompt(self._llm.model_config, prompt)
         return await self._llm.renderer.process_for_engine_async(parsed, time.time())
+
+
+def _with_pictures(prompt: TokensPrompt, pictures: Sequence[Image]) -> TokensPrompt:
+    if pictures:
+        prompt["multi_modal_data"] = {"image": [images.decode(picture) for picture in pictures]}
+        # Names for the pictures, cheaper than what vLLM makes itself: digests of all pixels.
+        names = [sha256(picture.data).hexdigest() for picture in pictures]
+        prompt["multi_modal_uuids"] = {"image": names}
+    return prompt
 
 
 def _engine_args(model: Model) -> AsyncEngineArgs:
@@ -98,6 +105,9 @@ def _engine_args(model: Model) -> AsyncEngineArgs:
         model=str(model.checkpoint),
         max_model_len=model.context_window,
         limit_mm_per_prompt={"image": model.max_images},
+        # The front end's record of which pictures the engine holds goes wrong when a client leaves
+        # while its picture is being tiled: the next request with that picture would then fail.
+        mm_processor_cache_gb=0,
         **model.engine,
     )
 
