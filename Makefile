@@ -1,0 +1,54 @@
+# make serve   everything on this machine, on CPU, until Ctrl-C
+# make check   format, lint, types, import contracts: seconds
+# make test    the tests; make test-slow: the ones that take minutes
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH := torch==2.13.0+cpu
+BIN := .venv/bin
+
+.PHONY: serve check format test test-slow clean
+
+serve: .venv/.project
+	@exec $(BIN)/serving up
+
+check: .venv/.project .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: .venv/.project .venv/.dev
+	$(BIN)/pytest
+
+test-slow: .venv/.project .venv/.dev
+	$(BIN)/pytest -m slow
+
+clean:
+	rm -rf .venv .state .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+
+# Each stamp is newer than the lock it was installed from, so that a second run installs nothing.
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv .venv
+
+# --no-deps: the locks are complete, and some packages ask for what must stay out (see cpu.txt).
+# PyPI's torch is the CUDA build; the CPU build comes from PyTorch's own index unless pip is
+# configured with one that has it.
+.venv/.packages: requirements/cpu.txt | $(BIN)/python
+	$(BIN)/pip install --no-deps '$(TORCH)' || \
+	  $(BIN)/pip install --no-deps --index-url https://download.pytorch.org/whl/cpu '$(TORCH)'
+	$(BIN)/pip install --no-deps -r requirements/cpu.txt
+	@touch $@
+
+.venv/.dev: requirements/dev.txt | $(BIN)/python
+	$(BIN)/pip install --no-deps -r requirements/dev.txt
+	@touch $@
+
+.venv/.project: pyproject.toml .venv/.packages
+	$(BIN)/pip install --no-deps --no-build-isolation -e .
+	@touch $@
