@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -52,14 +53,22 @@ def expected(
 
 @contextmanager
 def engine(folder: Path, **settings: Any) -> Iterator[Any]:
-    """A vLLM engine in its own process, gone at the end."""
-    from vllm import LLM
+    """A vLLM engine in this process, gone at the end.
 
-    llm = LLM(str(folder), **{**SMALL, **settings})
-    try:
-        yield llm
-    finally:
-        llm.llm_engine.engine_core.shutdown()
+    In this process because importing vLLM in two more costs ten seconds of CPU an engine; the
+    asynchronous test and the end-to-end tests run it in processes of its own.
+    """
+    from vllm import LLM
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    with patch.dict(os.environ, VLLM_ENABLE_V1_MULTIPROCESSING="0"):
+        llm = LLM(str(folder), **{**SMALL, **settings})
+        try:
+            yield llm
+        finally:
+            llm.llm_engine.engine_core.shutdown()
+            del llm
+            cleanup_dist_env_and_memory()
 
 
 SMALL: dict[str, Any] = {

@@ -104,12 +104,11 @@ class Reference:
     def generate(
         self, prompt: Sequence[int], images: Sequence[Image.Image], tokens: int
     ) -> list[int]:
-        """Exactly `tokens` greedy tokens."""
+        """Exactly `tokens` greedy tokens; an end token is a token like any other."""
         inputs = self.inputs(prompt, images)
+        self.model.generation_config.eos_token_id = None
         with self.patches():
-            out = self.model.generate(
-                **inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False
-            )
+            out = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
         return out[0, len(prompt) :].tolist()
 
     @torch.inference_mode()
