@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -33,6 +34,8 @@ from serving.errors import (
 # Finish reasons of vLLM that end an answer well; the others are errors and aborts.
 _FINISH = {"stop": Finish.STOP, "repetition": Finish.STOP, "length": Finish.LENGTH}
 _QUICK_CHARACTERS = 4096
+# The grammar library puts the time and its source line before its words.
+_CPP_LOCATION = re.compile(r"\[[\d:]+\] \S+:\d+: ")
 
 
 class VllmEngine:
@@ -154,5 +157,5 @@ def _in_our_words() -> Iterator[None]:
         # vLLM wraps what its checks of a request raise; those are the caller's to mend.
         cause = error.__cause__ if isinstance(error, EngineGenerateError) else error
         if isinstance(cause, ValueError | VLLMClientError):
-            raise InvalidInput(str(cause)) from error
+            raise InvalidInput(_CPP_LOCATION.sub("", str(cause)).strip()) from error
         raise EngineFailed("The engine failed on this request") from error

@@ -1,0 +1,244 @@
+"""The real engine on the small checkpoint: answers, refusals, aborts, death."""
+
+import asyncio
+import json
+from io import BytesIO
+
+import psutil
+import pytest
+import pytest_asyncio
+from PIL import Image as Pillow
+from prometheus_client import REGISTRY
+
+from serving.catalog import Catalog
+from serving.core import Finish, Generation, Image, JsonFormat, Message, Sampling
+from serving.engine.vllm import VllmEngine
+from serving.errors import (
+    ContextExceeded,
+    EngineFailed,
+    InvalidImage,
+    InvalidInput,
+    Overloaded,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+QUEUE = 12
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine():
+    """One engine for the module; its last test kills it."""
+    model = next(iter(Catalog.read().models.values()))
+    small = {"max_num_seqs": 4, "max_num_queued_reqs": QUEUE, "kv_cache_memory_bytes": 1 << 26}
+    made = VllmEngine(model.model_copy(update={"engine": {**model.engine, **small}}))
+    yield made
+    made.close()
+
+
+def picture(colour: str = "red", size: tuple[int, int] = (90, 60)) -> Image:
+    out = BytesIO()
+    Pillow.new("RGB", size, colour).save(out, "PNG")
+    return Image(out.getvalue())
+
+
+def asking(*content: str | Image, stream: bool = False, json_format=None, **sampling):
+    sampling = {"max_tokens": 8, "temperature": 0.0, **sampling}
+    prompt = (Message("user", content or ("Hello",)),)
+    return Generation("id", "m", prompt, Sampling(**sampling), json=json_format, stream=stream)
+
+
+def endless(stream: bool) -> Generation:
+    """Thousands of tokens, unless somebody stops it."""
+    numbers = {"type": "array", "items": {"enum": [7]}, "minItems": 3000, "maxItems": 3000}
+    return asking(json_format=JsonFormat(numbers), max_tokens=7000, stream=stream)
+
+
+async def answer(engine, generation):
+    return [delta async for delta in engine.generate(generation)]
+
+
+async def running() -> int:
+    """Requests the scheduler holds, running and waiting, as it last reported."""
+    names = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+    found = [s.value for m in REGISTRY.collect() for s in m.samples if s.name in names]
+    return int(sum(found))
+
+
+async def until_idle(engine, seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        # The gauges follow the scheduler's steps: one small request makes it report.
+        while await running():
+            await answer(engine, asking(max_tokens=1))
+            await asyncio.sleep(0.05)
+
+
+async def test_plain_answers_are_one_delta(engine):
+    """With text, a reason and the usage."""
+    (delta,) = await answer(engine, asking())
+    assert delta.text
+    assert delta.finish in (Finish.STOP, Finish.LENGTH)
+    assert delta.usage.prompt_tokens > 5
+    assert 0 < delta.usage.completion_tokens <= 8
+
+
+async def test_streams_add_up_to_the_plain_answer(engine):
+    """Token by token, the last delta alone with reason and usage, which are the same."""
+    (plain,) = await answer(engine, asking())
+    deltas = await answer(engine, asking(stream=True))
+    assert len(deltas) > 1
+    assert "".join(delta.text for delta in deltas) == plain.text
+    assert [delta.finish for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
+    assert deltas[-1].finish == plain.finish
+    assert deltas[-1].usage.completion_tokens == plain.usage.completion_tokens
+
+
+async def test_usage_counts_the_prompt_and_what_was_cached_of_it(engine):
+    """The second time most of the prompt comes from the cache, in whole blocks."""
+    long = asking("colour " * 200)
+    first, again = [(await answer(engine, long))[0].usage for _ in range(2)]
+    assert first.prompt_tokens == again.prompt_tokens > 200
+    assert 0 == first.cached_tokens < again.cached_tokens < again.prompt_tokens
+
+
+async def test_an_image_counts_as_one_token(engine):
+    """Usage speaks of the prompt, not of tiles."""
+    (one,) = await answer(engine, asking(picture(), "Hello"))
+    (two,) = await answer(engine, asking(picture(), picture("blue"), "Hello"))
+    assert two.usage.prompt_tokens == one.usage.prompt_tokens + 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (640, 480)])
+async def test_pictures_of_any_shape(engine, size):
+    """Down to a pixel, and lines of them."""
+    (delta,) = await answer(engine, asking(picture(size=size), "What is it?"))
+    assert delta.finish is not None
+
+
+async def test_stop_strings_end_the_answer(engine):
+    """And are not part of it."""
+    (plain,) = await answer(engine, asking())
+    word = plain.text.split()[-1]
+    (cut,) = await answer(engine, asking(stop=(word,)))
+    assert cut.finish is Finish.STOP
+    assert word not in cut.text
+
+
+async def test_seeds_repeat(engine):
+    """At a temperature that otherwise never says the same twice."""
+    seeded = asking(temperature=2.0, seed=9_999_999_999, max_tokens=32)
+    first, second = [(await answer(engine, seeded))[0].text for _ in range(2)]
+    assert first == second
+    free = asking(temperature=2.0, max_tokens=32)
+    assert (await answer(engine, free))[0].text != first
+
+
+async def test_json_meets_its_schema(engine):
+    """Whatever the model knows."""
+    schema = {
+        "type": "object",
+        "properties": {"shape": {"enum": ["circle", "square"]}},
+        "required": ["shape"],
+        "additionalProperties": False,
+    }
+    asked = asking("Which shape?", json_format=JsonFormat(schema), max_tokens=64)
+    (delta,) = await answer(engine, asked)
+    assert json.loads(delta.text)["shape"] in ("circle", "square")
+
+
+@pytest.mark.parametrize(
+    ("generation", "error", "words"),
+    [
+        pytest.param(asking(max_tokens=8192), ContextExceeded, "limit \\(8192\\)", id="answer"),
+        pytest.param(asking("colour " * 9000), ContextExceeded, "exceeded", id="prompt"),
+        pytest.param(asking(max_tokens=0), InvalidInput, "at least 1", id="no-tokens"),
+        pytest.param(asking(*[picture()] * 5), InvalidImage, "more than 4", id="images"),
+        pytest.param(asking(Image(b"GIF89a")), InvalidImage, "cannot decode", id="damaged"),
+        pytest.param(asking(stop=("",)), InvalidInput, "stop", id="empty-stop"),
+        pytest.param(
+            asking(json_format=JsonFormat({"type": "nonsense"})),
+            InvalidInput,
+            '^Failed to .* grammar: Unsupported type "nonsense"$',
+            id="schema",
+        ),
+    ],
+)
+async def test_what_can_never_be_served_is_refused_at_once(engine, generation, error, words):
+    """Before the first delta, in the words of the domain; the engine goes on."""
+    with pytest.raises(error, match=words):
+        await anext(engine.generate(generation))
+    await engine.check_health()
+
+
+async def test_a_full_queue_says_come_back(engine):
+    """Beyond `max_num_queued_reqs` nothing waits."""
+    tasks = [asyncio.create_task(answer(engine, endless(True))) for _ in range(QUEUE)]
+    await asyncio.sleep(0.3)
+    try:
+        with pytest.raises(Overloaded):
+            await answer(engine, asking())
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    await until_idle(engine)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.5], ids=["at-once", "early", "late"])
+async def test_cancelling_aborts_in_the_engine(engine, stream, delay):
+    """Before the first token, while it is computed, and after it."""
+    task = asyncio.create_task(answer(engine, endless(stream)))
+    await asyncio.sleep(delay)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until_idle(engine)
+
+
+async def test_cancelling_while_a_picture_is_prepared(engine):
+    """Nothing reaches the engine, and the same picture works the next time."""
+    slow = asking(picture("green", (3000, 3000)), "What is it?")
+    task = asyncio.create_task(answer(engine, slow))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await answer(engine, slow))[0].finish is not None
+    await until_idle(engine)
+
+
+async def test_closing_a_stream_aborts_in_the_engine(engine):
+    """What the gateway does when the client leaves between two tokens."""
+    stream = engine.generate(endless(True))
+    await anext(stream)
+    assert await running() == 1
+    await stream.aclose()
+    await until_idle(engine)
+
+
+async def test_the_loop_stays_responsive_while_a_picture_is_decoded(engine):
+    """A large picture is worked on in threads: no pause of the loop comes near its cost."""
+    task = asyncio.create_task(answer(engine, asking(picture("blue", (5000, 5000)), "What?")))
+    loop, longest = asyncio.get_running_loop(), 0.0
+    while not task.done():
+        before = loop.time()
+        await asyncio.sleep(0.005)
+        longest = max(longest, loop.time() - before)
+    assert longest < 0.3
+
+
+async def test_a_dead_engine_fails_its_requests_and_its_health(engine):
+    """Within seconds; waiting callers are not left hanging."""
+    task = asyncio.create_task(answer(engine, endless(True)))
+    await asyncio.sleep(0.3)
+    cores = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name()]
+    assert len(cores) == 1
+    cores[0].kill()
+    async with asyncio.timeout(10):
+        with pytest.raises(EngineFailed):
+            await task
+    with pytest.raises(EngineFailed):
+        await engine.check_health()
+    with pytest.raises(EngineFailed):
+        await anext(engine.generate(asking()))
