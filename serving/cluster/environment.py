@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import ExitStack
 from pathlib import Path
+from socket import socket
+
+# Ports Serve would otherwise take at fixed numbers: a second stack could not start beside ours.
+_FIXED_PORTS = (
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+)
 
 
 def prepare(folder: Path, cores: int, replicas: int) -> None:
@@ -28,6 +37,7 @@ def _variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        **dict(zip(_FIXED_PORTS, map(str, _free_ports(len(_FIXED_PORTS))), strict=True)),
         # A local socket: the default is UDP.
         "RAY_SERVE_HAPROXY_LOG_TARGET": "/dev/log",
         # Ray's own servers on 127.0.0.1. Named after the systems where that is the default.
@@ -45,3 +55,11 @@ def _variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
     }
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

@@ -5,6 +5,8 @@ As a Serve application for a configuration file or KubeRay: `serving.cluster.rep
 
 from __future__ import annotations
 
+import logging
+import sys
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -31,6 +33,7 @@ class Replica:
         # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
         from serving.engine.vllm import VllmEngine
 
+        _log_to_ray()
         self._engine = VllmEngine(only(models))
         self._gateway = Gateway(
             self._engine,
@@ -52,6 +55,15 @@ class Replica:
         """Called by Serve once the last request has left."""
         if hasattr(self, "_engine"):
             self._engine.close()
+
+
+def _log_to_ray() -> None:
+    """Our log lines, the access log among them, go to the worker's output, which Ray keeps."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("serving")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 class Options(BaseModel):
