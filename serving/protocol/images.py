@@ -18,8 +18,21 @@ from serving.errors import InvalidImage, NotAnImage
 _JSON_TYPES = {dict: "object", bool: "boolean", int: "number", float: "number", type(None): "null"}
 
 
+def pack(value: Any) -> Any:
+    """A list of byte values as bytes, anything else as it is.
+
+    Before validation, which would otherwise look at each of perhaps a million numbers six times.
+    """
+    if not isinstance(value, list):
+        return value
+    try:
+        return bytes(value)
+    except (TypeError, ValueError):
+        return value
+
+
 def parse(value: Any) -> Image:
-    """The picture in an `image` field: a list of byte values or a text.
+    """The picture in an `image` field: bytes, a list of byte values or a text.
 
     Raises:
         InvalidImage: it cannot be unpacked, or is a web address.
@@ -27,6 +40,8 @@ def parse(value: Any) -> Image:
     """
     if isinstance(value, str):
         return parse_text(value)
+    if isinstance(value, bytes):
+        return _whole(value)
     if isinstance(value, list):
         return _whole(_from_values(value))
     raise NotAnImage(_JSON_TYPES.get(type(value), "unknown"))
@@ -54,10 +69,6 @@ def check_count(found: int, limit: int) -> None:
 
 def _from_values(values: list[Any]) -> bytes:
     """Whole numbers of 0 to 255; `255.0` is one, since JSON from JavaScript may say so."""
-    try:
-        return bytes(values)
-    except (TypeError, ValueError):
-        pass
     try:
         numbers = [int(value) for value in values if value == int(value)]
         if len(numbers) == len(values):

@@ -118,6 +118,8 @@ def _lenient(body: Any) -> Any:
     for name in ("raw", "stream"):
         if isinstance(flag := fields.get(name), str):
             fields[name] = _FLAGS.get(flag.lower(), flag)
+    if "image" in fields:
+        fields["image"] = images.pack(fields["image"])
     return fields
 
 

@@ -155,12 +155,18 @@ def _matches_of(choice: _Choice, value: Any, path: str, notes: dict[str, None]) 
     return matches
 
 
+def _may_count(shape: _Shape, present: bool) -> bool:
+    """Most shapes make nothing of an absent field; a record complains of its own required ones."""
+    return present or isinstance(shape, _Record)
+
+
 def _check_record(shape: _Record, value: Any, path: str, notes: dict[str, None]) -> int:
     known = value if isinstance(value, dict) else {}
     found = {
         name
         for name, of in shape.fields.items()
-        if _check(of, known.get(name, _MISSING), f"{path}/{name}", notes)
+        if _may_count(of, name in known)
+        and _check(of, known.get(name, _MISSING), f"{path}/{name}", notes)
     }
     others = 0
     if shape.others:
@@ -175,7 +181,7 @@ def _check_record(shape: _Record, value: Any, path: str, notes: dict[str, None])
 
 
 def _check_list(shape: _List, value: Any, path: str, notes: dict[str, None]) -> int:
-    if isinstance(value, str) or (isinstance(value, list) and _is_binary(value)):
+    if isinstance(value, str | bytes) or (isinstance(value, list) and _is_binary(value)):
         return _check_type("array", value, path)
     return sum(_check(shape.items, v, f"{path}/{k}", notes) for k, v in _entries(value))
 
@@ -234,6 +240,8 @@ def _types(value: Any) -> tuple[str, ...]:
             return ("number", "integer")
         case float():  # JavaScript knows one kind of number: 5.0 is an integer
             return ("number", "integer") if value.is_integer() else ("number",)
+        case bytes():  # how `images.pack` leaves an array of bytes
+            return ("array", "binary")
         case list():
             return ("array", "binary") if _is_binary(value) else ("array",)
         case _:
