@@ -1,0 +1,112 @@
+"""`serving up` as a child process, and what can be seen of it from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+ACCOUNT = "0123456789abcdef0123456789abcdef"
+TOKEN = "e2e-token"
+MODEL = "@cf/meta/llama-3.2-11b-vision-instruct"
+START, STOP = 240.0, 60.0
+"""Seconds allowed; a quiet machine needs 35 and 3."""
+
+
+@dataclass
+class Stack:
+    """A running stack."""
+
+    process: psutil.Popen
+    port: int
+    seconds: float
+    """From the command to the line that says it is ready."""
+    said: str
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, token: str = TOKEN) -> httpx.Client:
+        headers = {"authorization": f"Bearer {token}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
+
+    def run(self, body: dict[str, Any], **options: Any) -> httpx.Response:
+        """POST to the model with the right credentials."""
+        with self.client() as client:
+            return client.post(path(), json=body, **options)
+
+    def tree(self) -> list[psutil.Process]:
+        """The process and all its descendants."""
+        return [self.process, *self.process.children(recursive=True)]
+
+    def find(self, name: str) -> psutil.Process:
+        """The one process with this in its name or title."""
+        (found,) = [p for p in self.tree() if name in " ".join((p.name(), *p.cmdline()))]
+        return found
+
+    def interrupt(self) -> int:
+        """Ctrl-C: SIGINT to the whole group, as a terminal does it. Returns the exit status."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(STOP)
+
+
+def path(model: str = MODEL, account: str = ACCOUNT) -> str:
+    return f"/client/v4/accounts/{account}/ai/run/{model}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def stack(folder: Path, *command: str) -> Iterator[Stack]:
+    """Start the stack with its state in `folder`; whatever is left of it dies at the end."""
+    port, log = free_port(), folder / "up.log"
+    environment = {
+        **os.environ,
+        "PORT": str(port),
+        "ACCOUNT_ID": ACCOUNT,
+        "API_TOKEN": TOKEN,
+        "STATE_DIR": str(folder / "state"),
+    }
+    command = command or (str(Path(sys.executable).with_name("serving")), "up")
+    began = time.monotonic()
+    with log.open("w") as out:
+        process = psutil.Popen(
+            command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    tree: list[psutil.Process] = []
+    try:
+        _await_ready(process, log)
+        made = Stack(process, port, time.monotonic() - began, log.read_text())
+        tree = made.tree()
+        yield made
+    finally:
+        if process.is_running():
+            tree = [process, *process.children(recursive=True)]
+        for each in tree:
+            if each.is_running():
+                each.kill()
+        process.wait(STOP)
+
+
+def _await_ready(process: psutil.Popen, log: Path) -> None:
+    deadline = time.monotonic() + START
+    while "ready after" not in log.read_text():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"the stack did not start:\n{log.read_text()}")
+        time.sleep(0.2)
