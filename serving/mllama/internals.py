@@ -46,7 +46,6 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "overrides",
     ),
     "vllm.v1.core.sched.scheduler:Scheduler.add_request": ("request",),
-    "vllm.v1.core.sched.scheduler:Scheduler.finish_requests": ("request_ids", "finished_status"),
     "vllm.v1.core.single_type_kv_cache_manager:CrossAttentionManager.cache_blocks": (
         "request",
         "num_tokens",
