@@ -12,6 +12,8 @@ the text. Every frame has a `response` that is a string.
 
 from __future__ import annotations
 
+import codecs
+import json
 from typing import Any
 
 import msgspec
@@ -98,14 +100,31 @@ class Frames:
 
 
 def _json(body: bytes) -> Any:
+    """What JavaScript's parser reads: also behind a byte order mark, also halves of characters."""
+    body = body.removeprefix(codecs.BOM_UTF8)
     if not body.strip():
         raise MissingBody
     try:
         return _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedBody(f"the body is not JSON: {error}") from error
+        mended = _mended(body)
+        if mended is None:
+            raise MalformedBody(f"the body is not JSON: {error}") from error
+        return mended
     except RecursionError as error:
         raise MalformedBody("the body is nested too deeply") from error
+
+
+def _mended(body: bytes) -> Any:
+    """`body` decoded with `?` for each lone surrogate, which texts cut within an emoji end in.
+
+    `None` if something else is wrong with it.
+    """
+    try:
+        plain = json.dumps(json.loads(body), ensure_ascii=False, allow_nan=False)
+        return _decode(plain.encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _lenient(body: Any) -> Any:

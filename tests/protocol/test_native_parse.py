@@ -171,6 +171,18 @@ def test_the_ends_of_the_published_ranges_mean_something(
     assert all(not isinstance(n, float) for n in (sampling.max_tokens, sampling.top_k))
 
 
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (rb'{"prompt": "\ud83d\ude00"}', "\N{GRINNING FACE}"),
+        (rb'{"prompt": "cut \ud83d"}', "cut ?"),
+        (b'\xef\xbb\xbf{"prompt": "marked"}', "marked"),
+    ],
+)
+def test_what_javascript_can_read_is_read(body: bytes, text: str) -> None:
+    assert parse(body).prompt == (Message("user", (text,)),)
+
+
 def test_nulls_are_absent_fields() -> None:
     nulls = dict.fromkeys(["stop", "max_tokens", "stream", "image", "tools", "response_format"])
     message = {**user("hi"), "name": None, "tool_calls": None, "tool_call_id": None}
