@@ -66,8 +66,12 @@ def metric(llm: Any, name: str) -> float:
     return sum(m.value for m in llm.get_metrics() if m.name == name)
 
 
-async def test_requests_that_come_and_go_while_others_run(checkpoint: Any, expected: Any) -> None:
+async def test_requests_that_come_and_go_while_others_run(
+    checkpoint: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Staggered arrivals in an asynchronous engine with tensor parallelism 2."""
+    # Otherwise vLLM wants a NUMA node for each rank.
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
