@@ -1,0 +1,92 @@
+"""Servers as process trees: starting and stopping them, and what CPU time each part has used."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+# How long a server may take to stop before it is killed, in seconds.
+_PATIENCE = 60.0
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A command that serves, with all its descendants. Leaving the block ends them."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+        """Start it; what it prints goes to `log`."""
+        self._log = log
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+        self._root = psutil.Process(self._process.pid)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        tree = self._tree()
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        _, left = psutil.wait_procs(tree[1:], timeout=10)
+        for process in left:
+            process.kill()
+        self._process.wait()
+
+    def wait(self, is_ready: Callable[[], bool], limit: float) -> None:
+        """Return when `is_ready`.
+
+        Raises:
+            RuntimeError: it ended, or was not ready within `limit` seconds. Says its last words.
+        """
+        deadline = time.monotonic() + limit
+        while not is_ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"a server did not start:\n{self._log.read_text()[-3000:]}")
+            time.sleep(0.5)
+
+    def cpu(self, part: Callable[[str], str]) -> Counter[str]:
+        """CPU seconds used so far, in ticks of 10 ms, by part; `part` names a command line's."""
+        spent: Counter[str] = Counter()
+        for process in self._tree():
+            try:
+                times, line = process.cpu_times(), " ".join(process.cmdline())
+            except psutil.NoSuchProcess:
+                continue
+            spent[part(line)] += times.user + times.system
+        return spent
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            return [self._root, *self._root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return [self._root]
