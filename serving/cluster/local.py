@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 
 from serving.cluster import loopback
-from serving.cluster.replica import APPLICATION, Options, application
+from serving.cluster.replica import APPLICATION, application
 from serving.settings import Settings
 
 # How long processes get to end by themselves before they are killed, in seconds.
@@ -44,14 +44,7 @@ def deploy(settings: Settings) -> None:
     Raises:
         RuntimeError: it does not come up; the replica's log in the folder says why.
     """
-    options = Options(
-        account_id=settings.account_id,
-        api_token=settings.api_token,
-        catalog=settings.catalog,
-        max_body_bytes=settings.max_body_bytes,
-    )
-    app = application(options, replicas=settings.replicas)
-    serve.run(app, name=APPLICATION, route_prefix="/")
+    serve.run(application(settings), name=APPLICATION, route_prefix="/")
 
 
 def _start_ray(folder: Path) -> None:

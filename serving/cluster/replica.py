@@ -1,23 +1,22 @@
 """What Ray Serve runs N times: a process with the gateway and AsyncLLM, its engine core below it.
 
-As a Serve application for a configuration file or KubeRay: `serving.cluster.replica:application`.
+`serving.cluster.replica:application` is the import path for a Serve configuration file, whose
+`args` and environment are `Settings`; `deploy/serve.yaml` is one.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
-from serving import catalog
 from serving.catalog import Catalog, Model
 from serving.gateway.app import Gateway
 from serving.gateway.auth import Credentials
 from serving.gateway.receipts import log_access
+from serving.settings import Settings
 
 APPLICATION = "workers-ai"
 # Above what the engine queues (`max_num_queued_reqs`), so that it is the engine that refuses, in
@@ -66,23 +65,20 @@ def _log_to_ray() -> None:
     logger.setLevel(logging.INFO)
 
 
-class Options(BaseModel):
-    """Arguments of `application` in a Serve configuration file."""
+def application(settings: Settings) -> serve.Application:
+    """The application; its replicas are sized by the catalogue.
 
-    model_config = ConfigDict(extra="forbid")
-
-    account_id: str
-    api_token: str
-    catalog: Path = catalog.DEFAULT
-    max_body_bytes: int = 32 * 1024 * 1024
-
-
-def application(options: Options, replicas: int = 1) -> serve.Application:
-    """The application, its replicas sized by the catalogue."""
-    models = Catalog.read(options.catalog)
+    Raises:
+        ValueError: no credentials, or not exactly one model in the catalogue.
+    """
+    if not (settings.account_id and settings.api_token):
+        raise ValueError(
+            "ACCOUNT_ID and API_TOKEN must be set: replicas cannot each make their own"
+        )
+    models = Catalog.read(settings.catalog)
     deployment = serve.deployment(
         serve.ingress()(Replica),
-        num_replicas=replicas,
+        num_replicas=settings.replicas,
         ray_actor_options=dict(only(models).resources),
         max_ongoing_requests=_MAX_ONGOING,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
@@ -92,8 +88,8 @@ def application(options: Options, replicas: int = 1) -> serve.Application:
         # A model that does not load will not load the twentieth time either.
         max_constructor_retry_count=2,
     )
-    credentials = Credentials(options.account_id, options.api_token)
-    return deployment.bind(models, credentials, options.max_body_bytes)
+    credentials = Credentials(settings.account_id, settings.api_token)
+    return deployment.bind(models, credentials, settings.max_body_bytes)
 
 
 def only(models: Catalog) -> Model:

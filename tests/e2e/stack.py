@@ -89,19 +89,22 @@ def stack(folder: Path, *command: str) -> Iterator[Stack]:
         process = psutil.Popen(
             command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
-    tree: list[psutil.Process] = []
     try:
         _await_ready(process, log)
-        made = Stack(process, port, time.monotonic() - began, log.read_text())
-        tree = made.tree()
-        yield made
+        yield Stack(process, port, time.monotonic() - began, log.read_text())
     finally:
-        if process.is_running():
-            tree = [process, *process.children(recursive=True)]
-        for each in tree:
-            if each.is_running():
-                each.kill()
-        process.wait(STOP)
+        _end(process)
+
+
+def _end(process: psutil.Popen) -> None:
+    """Politely, then not."""
+    if process.poll() is not None:
+        return
+    tree = process.children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    _, alive = psutil.wait_procs([process, *tree], timeout=STOP)
+    for each in alive:
+        each.kill()
 
 
 def _await_ready(process: psutil.Popen, log: Path) -> None:
