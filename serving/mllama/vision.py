@@ -4,9 +4,11 @@ Two points where transformers 5 differs from Meta's code, and this follows Meta'
 features are taken before the layer they are named after, and (in `text`) rows that see no image
 pass the cross-attention layers unchanged.
 
-Every image is computed with all its tiles, padding included: attention masks only the pairs of two
-paddings, so real patches do read padding tiles, in training and here. The weights are replicated
-over tensor-parallel ranks; the tower is 0.9 B of the 11 B parameters.
+Every image is computed with all its tiles, padding included: only pairs of two paddings are masked,
+so real patches do read padding tiles, in training and here. No kernel needs a mask for that. Tokens
+are ordered real ones first; real queries then read everything, padding queries the real part, which
+leaves flash attention usable and saves the masked pairs. The weights are replicated over
+tensor-parallel ranks; the tower is 0.9 B of the 11 B parameters.
 """
 
 from __future__ import annotations
@@ -56,17 +58,19 @@ class VisionLayer(nn.Module):
         self.gate_attn = nn.Parameter(torch.empty(1)) if gated else None
         self.gate_ffn = nn.Parameter(torch.empty(1)) if gated else None
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(images, L, width) to the same; `mask` (images, 1, L, L), True where a row may look."""
-        x = x + _gated(self.attention(self.input_layernorm(x), mask), self.gate_attn)
+    def forward(self, x: torch.Tensor, real: int) -> torch.Tensor:
+        """(images, L, width) to the same; the first `real` tokens are not padding."""
+        x = x + _gated(self.attention(self.input_layernorm(x), real), self.gate_attn)
         hidden = self.activation(self.mlp["fc1"](self.post_attention_layernorm(x)))
         return x + _gated(self.mlp["fc2"](hidden), self.gate_ffn)
 
-    def attention(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Multi-head self-attention over all patches of all tiles of an image."""
+    def attention(self, x: torch.Tensor, real: int) -> torch.Tensor:
+        """Multi-head self-attention over all tiles of an image, but for pairs of paddings."""
         qkv = self.self_attn["qkv_proj"](x).unflatten(-1, (3, self.heads, self.head_dim))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        patches = F.scaled_dot_product_attention(q[:, :, :real], k, v)
+        padding = F.scaled_dot_product_attention(q[:, :, real:], k[:, :, :real], v[:, :, :real])
+        out = torch.cat([patches, padding], dim=2)
         return self.self_attn["o_proj"](out.transpose(1, 2).flatten(2))
 
 
@@ -88,14 +92,14 @@ class VisionEncoder(nn.Module):
         )
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor, keep: tuple[int, ...] = ()
+        self, x: torch.Tensor, real: int, keep: tuple[int, ...] = ()
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The output, and the inputs of the layers in `keep`, in that order."""
         inputs: dict[int, torch.Tensor] = {}
         for index, layer in enumerate(self.layers):
             if index in keep:
                 inputs[index] = x
-            x = layer(x, mask)
+            x = layer(x, real)
         return x, [inputs[index] for index in keep]
 
 
@@ -104,15 +108,15 @@ class TileEmbedding(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.shape = (config.max_num_tiles, 1, config.hidden_size)
+        self.tiles = config.max_num_tiles
         self.embedding = nn.Embedding(
             config.max_aspect_ratio_id + 1, config.max_num_tiles * config.hidden_size
         )
         self.gate = nn.Parameter(torch.empty(1))
 
-    def forward(self, x: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
-        """(images, tiles, patches, width) and (images,) aspect-ratio ids."""
-        return x + self.embedding(ratios).view(-1, *self.shape) * self.gate.tanh()
+    def forward(self, ratios: torch.Tensor) -> torch.Tensor:
+        """(images,) aspect-ratio ids to (images, tiles, width)."""
+        return self.embedding(ratios).unflatten(-1, (self.tiles, -1)) * self.gate.tanh()
 
 
 class PositionEmbedding(nn.Module):
@@ -127,11 +131,12 @@ class PositionEmbedding(nn.Module):
         )
         self.gate = nn.Parameter(torch.empty(1))
 
-    def forward(self, x: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
-        """(images, tiles, patches, width) and (images,) aspect-ratio ids."""
+    def forward(self, ratios: torch.Tensor) -> torch.Tensor:
+        """(images,) aspect-ratio ids to (images, tiles, patches, width)."""
         gate = self.gate.tanh()
-        x = x + (1 - gate) * self.embedding
-        return x + gate * self.tile_embedding(ratios).view(-1, *self.shape)
+        return (1 - gate) * self.embedding + gate * self.tile_embedding(ratios).view(
+            -1, *self.shape
+        )
 
 
 class VisionTower(nn.Module):
@@ -141,7 +146,7 @@ class VisionTower(nn.Module):
         super().__init__()
         self.tiles = config.max_num_tiles
         self.keep = tuple(config.intermediate_layers_indices)
-        patches = (config.image_size // config.patch_size) ** 2 + 1
+        self.patches = (config.image_size // config.patch_size) ** 2 + 1
         self.patch_embedding = nn.Conv2d(
             config.num_channels,
             config.hidden_size,
@@ -150,7 +155,7 @@ class VisionTower(nn.Module):
             bias=False,
         )
         self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
-        self.gated_positional_embedding = PositionEmbedding(config, patches)
+        self.gated_positional_embedding = PositionEmbedding(config, self.patches)
         self.pre_tile_positional_embedding = TileEmbedding(config)
         self.post_tile_positional_embedding = TileEmbedding(config)
         self.layernorm_pre = nn.LayerNorm(config.hidden_size)
@@ -165,7 +170,7 @@ class VisionTower(nn.Module):
     def forward(
         self, pixels: torch.Tensor, num_tiles: list[int], ratios: torch.Tensor
     ) -> list[torch.Tensor]:
-        """Encode images in one batch.
+        """Encode images, in one batch for each number of tiles among them.
 
         Args:
             pixels: (sum of num_tiles, 3, H, W), the real tiles of all images.
@@ -175,43 +180,47 @@ class VisionTower(nn.Module):
         Returns:
             An (num_tiles x patches, width) tensor for each image, without its padding.
         """
-        x = self.embed(pixels, num_tiles, ratios)
-        images, tiles, patches, width = x.shape
-        x = F.pad(x, (0, 0, 0, -patches % PATCH_MULTIPLE))
-        padded = x.shape[2]
-        mask = attention_mask(num_tiles, tiles, patches, padded, x.device)
-        x, kept = self.transformer(x.flatten(1, 2), mask, self.keep)
-        x = self.layernorm_post(x).view(images, tiles, padded, width)
-        x = self.post_tile_positional_embedding(x, ratios)
-        x, _ = self.global_transformer(x.flatten(1, 2), mask)
-        # Meta interleaves the intermediate features: width x layers, not layers x width.
-        features = torch.cat([x, torch.stack(kept, dim=-1).flatten(2)], dim=-1)
-        features = features.view(images, tiles, padded, -1)[:, :, :patches]
-        return [
-            image[:count].flatten(0, 1) for image, count in zip(features, num_tiles, strict=True)
-        ]
+        tiles = self.embed_tiles(pixels).split(num_tiles)
+        out: dict[int, torch.Tensor] = {}
+        for count in sorted(set(num_tiles)):
+            group = [image for image, its in enumerate(num_tiles) if its == count]
+            batch = torch.stack([tiles[image] for image in group])
+            out |= zip(group, self.encode(batch, ratios[group]), strict=True)
+        return [out[image] for image in range(len(num_tiles))]
 
-    def embed(
-        self, pixels: torch.Tensor, num_tiles: list[int], ratios: torch.Tensor
-    ) -> torch.Tensor:
-        """(images, tiles, patches, width) before the transformer; padding tiles are black."""
+    def embed_tiles(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(tiles, 3, H, W) to (tiles, patches without the class token, width)."""
         weight = self.patch_embedding.weight
-        real = self.patch_embedding(pixels.to(weight.dtype)).flatten(2).transpose(1, 2)
-        x = real.new_zeros(len(num_tiles), self.tiles, *real.shape[1:])
-        # A padding tile is all zeros, and so is its patch embedding, which has no bias.
-        index = torch.tensor([(i, t) for i, count in enumerate(num_tiles) for t in range(count)])
-        x[index[:, 0], index[:, 1]] = real
-        x = self.pre_tile_positional_embedding(x, ratios)
+        return self.patch_embedding(pixels.to(weight.dtype)).flatten(2).transpose(1, 2)
+
+    def encode(self, tiles: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
+        """(images, count, patches, width) real tiles to (images, count x patches, output width)."""
+        x = self.position(tiles, ratios)
+        order, real = padding_last(tiles.shape[1], self.tiles, self.patches, x.shape[2])
+        order = order.to(x.device)
+        x = x.flatten(1, 2)[:, order]
+        x, kept = self.transformer(x, real, self.keep)
+        after = self.post_tile_positional_embedding(ratios)
+        x = self.layernorm_post(x) + after[:, order // (len(order) // self.tiles)]
+        x, _ = self.global_transformer(x, real)
+        # Meta interleaves the intermediate features: width x layers, not layers x width.
+        middle = torch.stack([state[:, :real] for state in kept], dim=-1).flatten(2)
+        return torch.cat([x[:, :real], middle], dim=-1)
+
+    def position(self, real: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
+        """(images, tiles, padded patches, width) as it enters the transformer.
+
+        A padding tile is all zeros, and so is its patch embedding, which has no bias.
+        """
+        x = F.pad(real, (0, 0, 0, 0, 0, self.tiles - real.shape[1]))
+        x = x + self.pre_tile_positional_embedding(ratios).unsqueeze(2)
         first = self.class_embedding.expand(*x.shape[:2], 1, -1)
-        x = self.gated_positional_embedding(torch.cat([first, x], dim=2), ratios)
-        return self.layernorm_pre(x)
+        x = torch.cat([first, x], dim=2) + self.gated_positional_embedding(ratios)
+        return F.pad(self.layernorm_pre(x), (0, 0, 0, -self.patches % PATCH_MULTIPLE))
 
 
-def attention_mask(
-    num_tiles: list[int], tiles: int, patches: int, padded: int, device: torch.device
-) -> torch.Tensor:
-    """(images, 1, L, L) bool with L = tiles x padded: all but the pairs of two paddings."""
-    counts = torch.tensor(num_tiles)[:, None, None]
-    real = (torch.arange(tiles)[:, None] < counts) & (torch.arange(padded) < patches)
-    real = real.flatten(1).to(device)
-    return (real[:, None, :, None] | real[:, None, None, :]).contiguous()
+def padding_last(count: int, tiles: int, patches: int, padded: int) -> tuple[torch.Tensor, int]:
+    """An order of an image's tiles x padded tokens with the real ones first, and their number."""
+    token = torch.arange(tiles * padded)
+    is_real = (token // padded < count) & (token % padded < patches)
+    return torch.cat([token[is_real], token[~is_real]]), int(is_real.sum())
