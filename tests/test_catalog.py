@@ -36,7 +36,7 @@ def test_the_default_checkpoint_is_in_the_repository():
 def test_the_serve_configuration_is_one():
     """Ray's own schema takes it."""
     config = ServeDeploySchema(**yaml.safe_load((DEPLOY / "serve.yaml").read_text()))
-    assert config.applications[0].import_path == "serving.cluster.replica:application"
+    assert config.applications[0].import_path == "serving.cluster.replica:configured"
 
 
 def test_unknown_models_are_named():

@@ -1,7 +1,7 @@
 """What Ray Serve runs N times: a process with the gateway and AsyncLLM, its engine core below it.
 
-`serving.cluster.replica:application` is the import path for a Serve configuration file, whose
-`args` and environment are `Settings`; `deploy/serve.yaml` is one.
+`serving.cluster.replica:configured` is the import path for a Serve configuration file, such as
+`deploy/serve.yaml`.
 """
 
 from __future__ import annotations
@@ -90,6 +90,11 @@ def application(settings: Settings) -> serve.Application:
     )
     credentials = Credentials(settings.account_id, settings.api_token)
     return deployment.bind(models, credentials, settings.max_body_bytes)
+
+
+def configured(args: dict[str, str]) -> serve.Application:
+    """The application for a Serve configuration file: settings from its `args`, then variables."""
+    return application(Settings.model_validate(args))
 
 
 def only(models: Catalog) -> Model:
