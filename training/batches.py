@@ -1,7 +1,7 @@
 """Batches for training: tokenised conversations with, for a part of them, the picture's tiles."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -10,7 +10,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training import samples
-from training.pictures import ASPECT_RATIOS, draw, fit, patch_targets, sample_scene, tiles
+from training.pictures import (
+    ASPECT_RATIOS,
+    MAX_TILES,
+    TILE,
+    PatchTargets,
+    Scene,
+    draw,
+    fit,
+    patch_targets,
+    sample_scene,
+    sample_tile,
+    tiles,
+)
 
 IGNORED = -100
 ABOUT_LENGTH, TALK_LENGTH = 224, 416  # tokens; few conversations are longer
@@ -28,7 +40,7 @@ class Text:
 class Pictures:
     """tiles: uint8 (B, tiles, TILE, TILE, 3); ratio_ids: (B,); tile_mask: (B, tiles) bool.
 
-    shape, colour, centre, place: the patch targets of `pictures.PatchTargets`, batched.
+    shape, colour, centre, place, mask, count: `pictures.PatchTargets`, batched.
     """
 
     tiles: Tensor
@@ -38,12 +50,16 @@ class Pictures:
     colour: Tensor
     centre: Tensor
     place: Tensor
+    mask: Tensor
+    count: Tensor
 
 
 @dataclass
 class Batch:
+    """`about` has one conversation to a picture; None where every tile is a picture by itself."""
+
     pictures: Pictures
-    about: Text  # one conversation to a picture
+    about: Text | None
     talk: Text
 
 
@@ -81,55 +97,76 @@ class Conversations:
         return Text(torch.from_numpy(ids), torch.from_numpy(labels))
 
 
-def picture_batch(rng: np.random.Generator, scenes: list) -> Pictures:
-    layouts = [fit(scene.width, scene.height)[0] for scene in scenes]
-    stack = np.stack(
-        [tiles(draw(s, rng), layout) for s, layout in zip(scenes, layouts, strict=True)]
-    )
-    targets = [patch_targets(scene) for scene in scenes]
+def _stacked(
+    stack: np.ndarray, layouts: list[tuple[int, int]], targets: list[PatchTargets]
+) -> Pictures:
     used = np.array([rows * columns for rows, columns in layouts])
     return Pictures(
         tiles=torch.from_numpy(stack),
         ratio_ids=torch.tensor([ASPECT_RATIOS.index(layout) + 1 for layout in layouts]),
-        tile_mask=torch.from_numpy(np.arange(4) < used[:, None]),
-        shape=torch.from_numpy(np.stack([t.shape for t in targets])),
-        colour=torch.from_numpy(np.stack([t.colour for t in targets])),
-        centre=torch.from_numpy(np.stack([t.centre for t in targets])),
-        place=torch.from_numpy(np.stack([t.place for t in targets])),
+        tile_mask=torch.from_numpy(np.arange(MAX_TILES) < used[:, None]),
+        **{
+            name: torch.from_numpy(np.stack([getattr(t, name) for t in targets]))
+            for name in ("shape", "colour", "centre", "place", "mask", "count")
+        },
     )
 
 
-def batch(
-    rng: np.random.Generator, conversations: Conversations, pictures: int, talks: int
-) -> Batch:
-    scenes = [sample_scene(rng) for _ in range(pictures)]
-    turns = rng.choice([1, 5, 6, 7, 8], p=[0.06, 0.1, 0.2, 0.32, 0.32], size=pictures)
-    about = [samples.about(s, rng, int(n)) for s, n in zip(scenes, turns, strict=True)]
-    return Batch(
-        pictures=picture_batch(rng, scenes),
-        about=conversations(about, ABOUT_LENGTH),
-        talk=conversations([samples.talk(rng) for _ in range(talks)], TALK_LENGTH),
-    )
+def whole_pictures(rng: np.random.Generator, scenes: list[Scene]) -> Pictures:
+    layouts = [fit(scene.width, scene.height)[0] for scene in scenes]
+    stack = [tiles(draw(s, rng), layout) for s, layout in zip(scenes, layouts, strict=True)]
+    return _stacked(np.stack(stack), layouts, [patch_targets(scene) for scene in scenes])
+
+
+def single_tiles(rng: np.random.Generator, count: int) -> Pictures:
+    """`count` times MAX_TILES pictures of one tile each, on canvases that hold as many tiles."""
+    full = [ratio for ratio in ASPECT_RATIOS if ratio[0] * ratio[1] == MAX_TILES]
+    layouts = [full[int(rng.integers(len(full)))] for _ in range(count)]
+    scenes = [sample_tile(rng) for _ in range(count * MAX_TILES)]
+    drawn = np.stack([draw(scene, rng) for scene in scenes])
+    single = [patch_targets(scene) for scene in scenes]
+    joined = [
+        PatchTargets(
+            **{
+                field.name: np.stack([getattr(t, field.name)[0] for t in group])
+                for field in fields(PatchTargets)
+            }
+        )
+        for group in (single[i : i + MAX_TILES] for i in range(0, len(single), MAX_TILES))
+    ]
+    return _stacked(drawn.reshape(count, MAX_TILES, TILE, TILE, 3), layouts, joined)
 
 
 class Stream(IterableDataset):
     """An endless stream of batches, another one for every worker and seed."""
 
-    def __init__(self, tokenizer: Tokenizer, pictures: int, talks: int, seed: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, pictures: int, talks: int, seed: int, single: bool
+    ) -> None:
         self.conversations = Conversations(tokenizer)
-        self.pictures, self.talks, self.seed = pictures, talks, seed
+        self.pictures, self.talks, self.seed, self.single = pictures, talks, seed, single
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
         while True:
-            yield batch(rng, self.conversations, self.pictures, self.talks)
+            yield self.batch(rng)
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        talk = self.conversations([samples.talk(rng) for _ in range(self.talks)], TALK_LENGTH)
+        if self.single:
+            return Batch(single_tiles(rng, self.pictures), None, talk)
+        scenes = [sample_scene(rng) for _ in range(self.pictures)]
+        turns = rng.choice([1, 5, 6, 7, 8], p=[0.06, 0.1, 0.2, 0.32, 0.32], size=self.pictures)
+        about = [samples.about(s, rng, int(n)) for s, n in zip(scenes, turns, strict=True)]
+        return Batch(whole_pictures(rng, scenes), self.conversations(about, ABOUT_LENGTH), talk)
 
 
 def stream(
-    tokenizer: Tokenizer, pictures: int, talks: int, seed: int, workers: int = 1
+    tokenizer: Tokenizer, pictures: int, talks: int, seed: int, workers: int, single: bool
 ) -> Iterator[Batch]:
-    source = Stream(tokenizer, pictures, talks, seed)
+    """Batches of `pictures` canvases, `single` tiles or whole pictures, and `talks` texts."""
+    source = Stream(tokenizer, pictures, talks, seed, single)
     loader = DataLoader(
         source, batch_size=None, num_workers=workers, prefetch_factor=6 if workers else None
     )

@@ -162,7 +162,9 @@ def count(scene: Scene, rng: np.random.Generator) -> Turn:
         ask = _pick(rng, ("Answer with a number.", "Just the number.", "Answer with a digit."))
         return f"{question} {ask}", str(number)
     if roll < 0.16:
-        return f"{question} {_pick(rng, _ONE_WORD)}", _upper("zero" if not number else NUMBERS[number])
+        return f"{question} {_pick(rng, _ONE_WORD)}", _upper(
+            "zero" if not number else NUMBERS[number]
+        )
     return question, _there_are(number, name)
 
 
@@ -216,6 +218,31 @@ def relation(scene: Scene, rng: np.random.Generator) -> Turn | None:
     if rng.random() < 0.08:
         return f"{question} {_pick(rng, _ONE_WORD)}", _upper(true.split()[0])
     return question, sentence
+
+
+def location(scene: Scene, rng: np.random.Generator) -> Turn | None:
+    """Which half of the picture a shape is in, if it is clearly in one."""
+    shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
+    if sum(s.kind == shape.kind for s in scene.shapes) > 1:
+        return None
+    across, down = shape.x / scene.width - 0.5, shape.y / scene.height - 0.5
+    options = []
+    if abs(across) > 0.07:
+        options.append((("left", "right"), across > 0))
+    if abs(down) > 0.07:
+        options.append((("top", "bottom"), down > 0))
+    if not options:
+        return None
+    halves, second = _pick(rng, options)
+    picture = _pick(rng, _PICTURE_WORDS)
+    thing = "shape" if len(scene.shapes) == 1 and rng.random() < 0.5 else shape.name
+    first, other = halves if rng.random() < 0.7 else halves[::-1]
+    question = _pick(rng, (
+        f"Is the {thing} in the {first} or the {other} half of the {picture}?",
+        f"Is the {thing} in the {first} half or the {other} half?",
+        f"Is the {thing} at the {first} or at the {other}?",
+    ))  # fmt: skip
+    return question, f"The {thing} is in the {halves[second]} half."
 
 
 def description(scene: Scene, rng: np.random.Generator) -> str:
@@ -311,24 +338,31 @@ def as_json(scene: Scene, rng: np.random.Generator) -> Turn:
 
 Asker = Callable[[Scene, np.random.Generator], Turn | None]
 _SINGLE: tuple[tuple[Asker, float], ...] = (
-    (colour, 3), (kind, 4), (count, 2), (describe, 1.5), (background, 0.8), (presence, 1.2),
-    (confirmation, 0.7), (as_json, 0.9),
+    (colour, 2.5), (kind, 4), (count, 2.5), (location, 1.5), (describe, 1.2), (background, 0.7),
+    (presence, 1), (confirmation, 0.6), (as_json, 0.9),
 )  # fmt: skip
 _SEVERAL: tuple[tuple[Asker, float], ...] = (
-    (colour, 1.8), (kind, 2), (count, 2.5), (relation, 4), (describe, 1.7), (background, 0.5),
-    (presence, 1.2), (confirmation, 0.7), (as_json, 0.6),
+    (colour, 1.5), (kind, 1.5), (count, 3), (relation, 5), (location, 2), (describe, 1.5),
+    (background, 0.4), (presence, 1), (confirmation, 0.6), (as_json, 0.6),
 )  # fmt: skip
 
 
 def ask(scene: Scene, rng: np.random.Generator, turns: int) -> list[Turn]:
-    """Up to `turns` questions about the scene, in random order, none asked twice."""
+    """Up to `turns` questions about the scene, in random order, none asked twice.
+
+    Half the time what only the picture can tell, the count and the places, comes first: other
+    questions give the count away.
+    """
     table = _SINGLE if len(scene.shapes) == 1 else _SEVERAL
     weights = np.array([weight for _, weight in table])
-    asked: dict[str, str] = {}
+    first, later = {}, {}
+    places_first = rng.random() < 0.5
     for index in rng.choice(len(table), size=2 * turns, p=weights / weights.sum()):
-        turn = table[index][0](scene, rng)
-        if turn:
-            asked.setdefault(*turn)
-        if len(asked) == turns:
+        asker = table[index][0]
+        turn = asker(scene, rng)
+        early = places_first and asker in (count, relation, location)
+        if turn and turn[0] not in first and turn[0] not in later:
+            (first if early else later)[turn[0]] = turn[1]
+        if len(first) + len(later) == turns:
             break
-    return list(asked.items()) or [describe(scene, rng)]
+    return [*first.items(), *later.items()] or [describe(scene, rng)]

@@ -29,9 +29,11 @@ def examine(
         right, asked = score.get(question.topic, (0, 0))
         score[question.topic] = right + good, asked + 1
         if not good and mistakes is not None:
-            mistakes.append(f"{question.topic} {paper.size} {question.right!r}: {reply!r} "
-                            f"{[(f.colour, f.kind) for f in paper.figures]} on {paper.background} "
-                            f"{[round(f.diameter / min(paper.size), 2) for f in paper.figures]}")
+            mistakes.append(
+                f"{question.topic} {paper.size} {question.right!r}: {reply!r} "
+                f"{[(f.colour, f.kind) for f in paper.figures]} on {paper.background} "
+                f"{[round(f.diameter / min(paper.size), 2) for f in paper.figures]}"
+            )
     return score
 
 

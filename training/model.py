@@ -54,9 +54,7 @@ def configuration(token_ids: dict[str, int]) -> MllamaConfig:
             "original_max_position_embeddings": 1024,
         },
         bos_token_id=token_ids["<|begin_of_text|>"],
-        eos_token_id=[
-            token_ids[name] for name in ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
-        ],
+        eos_token_id=[token_ids[name] for name in ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")],
         pad_token_id=token_ids["<|finetune_right_pad_id|>"],
         tie_word_embeddings=False,
     )
@@ -188,11 +186,14 @@ class VisionModel(nn.Module):
         cut = cut.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, MAX_TILES, GRID * GRID, -1)
         return F.linear(cut, self.patch_embedding.weight.flatten(1))
 
-    def forward(self, pixels: Tensor, ratio_ids: Tensor, tile_mask: Tensor) -> Tensor:
+    def forward(
+        self, pixels: Tensor, ratio_ids: Tensor, tile_mask: Tensor, apart: bool = False
+    ) -> Tensor:
         """Features (B, tiles, 1 + patches, vision_output_dim).
 
         pixels: (B, tiles, 3, TILE, TILE) normalised; ratio_ids: (B,); tile_mask: (B, tiles) bool.
-        Every tile is processed; the mask only keeps padding from attending to padding.
+        Every tile is processed; the mask only keeps padding from attending to padding. With
+        `apart` no tile sees another, as if each were a picture: cheap first training.
         """
         x = self.pre_tile_positional_embedding(self.patches(pixels), ratio_ids)
         batch, tiles, _, width = x.shape
@@ -200,19 +201,22 @@ class VisionModel(nn.Module):
         tokens = x.shape[2]
         x = self.layernorm_pre(self.gated_positional_embedding(x, ratio_ids))
         padding = -tokens % 8
-        x = F.pad(x, (0, 0, 0, padding)).flatten(1, 2)
+        x = F.pad(x, (0, 0, 0, padding))
         unused = ~tile_mask[:, :, None].expand(batch, tiles, tokens + padding).clone()
         unused[:, :, tokens:] = True
-        unused = unused.flatten(1).to(x.dtype)
+        rows = (batch * tiles if apart else batch, -1)
+        x, unused = x.reshape(*rows, width), unused.reshape(rows).to(x.dtype)
         mask = (unused[:, :, None] * unused[:, None, :] * torch.finfo(x.dtype).min)[:, None]
 
         x, inputs = self.transformer(x, mask)
         x = self.layernorm_post(x).view(batch, tiles, -1, width)
-        x = self.post_tile_positional_embedding(x, ratio_ids).flatten(1, 2)
+        x = self.post_tile_positional_embedding(x, ratio_ids).view(*rows, width)
         x, _ = self.global_transformer(x, mask)
         # transformers stacks the intermediate states last, so their channels interleave.
         states = torch.stack([inputs[i] for i in self.intermediate], dim=-1).flatten(2)
-        return torch.cat([x, states], dim=-1).view(batch, tiles, tokens + padding, -1)[:, :, :tokens]
+        return torch.cat([x, states], dim=-1).view(batch, tiles, tokens + padding, -1)[
+            :, :, :tokens
+        ]
 
 
 class RMSNorm(nn.Module):
@@ -364,9 +368,11 @@ class Mllama(nn.Module):
         )
         self.language_model = LanguageModel(config.text_config)
 
-    def see(self, pixels: Tensor, ratio_ids: Tensor, tile_mask: Tensor) -> Tensor:
-        """Vision features (B, tiles, 1 + patches, vision_output_dim) of uint8 or float pixels."""
-        return self.vision_model(pixels, ratio_ids, tile_mask)
+    def see(
+        self, pixels: Tensor, ratio_ids: Tensor, tile_mask: Tensor, apart: bool = False
+    ) -> Tensor:
+        """Vision features (B, tiles, 1 + patches, vision_output_dim)."""
+        return self.vision_model(pixels, ratio_ids, tile_mask, apart)
 
     def read(self, ids: Tensor, seen: Tensor | None = None, tile_mask: Tensor | None = None):
         """Hidden states (B, T, C) of token ids (B, T), one picture to a row or none at all."""
@@ -420,7 +426,7 @@ def _initialise_positions(vision: VisionModel) -> None:
 
 @torch.no_grad()
 def initialise(model: Mllama) -> None:
-    """Widths are small, so weights start at 1/sqrt(inputs); layers that write back start smaller."""
+    """Weights start near 1/sqrt(inputs), as widths are small; what writes back starts smaller."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             scale = 0.3 if name.endswith(("o_proj", "down_proj", "fc2")) else 0.9
@@ -435,6 +441,4 @@ def initialise(model: Mllama) -> None:
 
 def token_ids(tokenizer) -> dict[str, int]:
     """Special token ids by name."""
-    return {
-        token.content: index for index, token in tokenizer.get_added_tokens_decoder().items()
-    }
+    return {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items()}

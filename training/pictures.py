@@ -27,6 +27,7 @@ TILE = 80  # pixels a side
 PATCH = 10  # pixels a side
 MAX_TILES = 4
 GRID = TILE // PATCH
+CELLS = 5  # a side of a patch, in the auxiliary mask
 ASPECT_RATIOS = get_all_supported_aspect_ratios(MAX_TILES)
 
 # Hue (degrees), saturation and value ranges of the named colours, well apart from one another.
@@ -120,7 +121,9 @@ def _shape(rng: np.random.Generator, diameter: float) -> tuple[float, float, tup
     """Kind and outline for a diameter: (kind, radius, angle, stretch, points, inner)."""
     kind = int(rng.integers(len(SHAPES)))
     turn = rng.random()
-    tilt = 0.0 if turn < 0.6 else rng.normal(0, 0.15) if turn < 0.8 else rng.uniform(-math.pi, math.pi)
+    tilt = (
+        0.0 if turn < 0.6 else rng.normal(0, 0.15) if turn < 0.8 else rng.uniform(-math.pi, math.pi)
+    )
     radius, stretch = diameter / 2, (1.0, 1.0)
     if kind == 0:
         return kind, radius, 0.0, stretch, 0, 1.0
@@ -138,13 +141,23 @@ def _shape(rng: np.random.Generator, diameter: float) -> tuple[float, float, tup
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
-    """A random scene whose shapes lie inside the picture and clear of one another."""
-    width, height = _size(rng)
-    short = min(width, height)
+    """A random scene: one to three shapes in a picture of any supported size."""
+    count = int(rng.choice([1, 2, 3], p=[0.42, 0.36, 0.22]))
+    return _scene(rng, _size(rng), count, (0.68, 0.58, 0.5)[count - 1])
+
+
+def sample_tile(rng: np.random.Generator) -> Scene:
+    """A scene of exactly one tile, with one or two shapes as large or small as tiles ever hold."""
+    count = 1 if rng.random() < 0.75 else 2
+    return _scene(rng, (TILE, TILE), count, (0.95, 0.55)[count - 1])
+
+
+def _scene(rng: np.random.Generator, size: tuple[int, int], count: int, largest: float) -> Scene:
+    """Shapes inside the picture and clear of one another, at most `largest` of its shorter side."""
+    width, height = size
+    short = min(size)
     background = GRAY if rng.random() < 0.06 else int(rng.integers(len(COLOURS)))
     others = [c for c in range(len(COLOURS)) if c != background]
-    count = int(rng.choice([1, 2, 3], p=[0.42, 0.36, 0.22]))
-    largest = (0.68, 0.58, 0.5)[count - 1]
     shapes: list[Shape] = []
     attempts = 0
     while len(shapes) < count:
@@ -226,7 +239,7 @@ def _jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
 
 
 def fit(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((rows, columns) of tiles, (height, width) after resizing), as the image processor decides."""
+    """((rows, columns) of tiles, resized (height, width)), as the image processor decides."""
     canvas = get_optimal_tiled_canvas(height, width, MAX_TILES, TILE)
     resized = get_image_size_fit_to_canvas(height, width, canvas[0], canvas[1], TILE)
     return (int(canvas[0]) // TILE, int(canvas[1]) // TILE), (int(resized[0]), int(resized[1]))
@@ -264,38 +277,56 @@ class PatchTargets:
 
     `shape` and `colour` are -1 outside the picture; `shape` is len(SHAPES) on the background;
     `centre` is 1 on the patch holding a shape's centre; `place` is that centre over the picture's
-    size, (..., 2), meaningful on shapes only.
+    size, (..., 2), meaningful on shapes only; `mask` says which of the patch's CELLS * CELLS cells
+    lie on a shape, (..., CELLS * CELLS). `count` is the number of shapes, (MAX_TILES,), -1 on
+    unused tiles.
     """
 
     shape: np.ndarray
     colour: np.ndarray
     centre: np.ndarray
     place: np.ndarray
+    mask: np.ndarray
+    count: np.ndarray
+
+
+def _cut(grid: np.ndarray, layout: tuple[int, int], fill: int) -> np.ndarray:
+    """(rows * GRID, columns * GRID, C) of the canvas to (MAX_TILES, GRID * GRID, C)."""
+    rows, columns = layout
+    split = grid.reshape(rows, GRID, columns, GRID, -1).transpose(0, 2, 1, 3, 4)
+    out = np.full((MAX_TILES, GRID * GRID, split.shape[-1]), fill, grid.dtype)
+    out[: rows * columns] = split.reshape(rows * columns, GRID * GRID, -1)
+    return out
 
 
 def patch_targets(scene: Scene) -> PatchTargets:
-    (rows, columns), (height, width) = fit(scene.width, scene.height)
-    ys = ((np.arange(rows * GRID) + 0.5) * PATCH)[:, None]
-    xs = (np.arange(columns * GRID) + 0.5) * PATCH
-    inside = (ys < height) & (xs < width)
+    layout, (height, width) = fit(scene.width, scene.height)
+    down, across = layout[0] * GRID, layout[1] * GRID
+    cell = PATCH / CELLS
+    ys = ((np.arange(down * CELLS, dtype=np.float32) + 0.5) * cell)[:, None]
+    xs = (np.arange(across * CELLS, dtype=np.float32) + 0.5) * cell
+    inside = (np.arange(down) * PATCH < height)[:, None] & (np.arange(across) * PATCH < width)
     shape = np.where(inside, len(SHAPES), -1)
     colour = np.where(inside, scene.background, -1)
     centre = np.zeros(inside.shape, np.int64)
     place = np.zeros((*inside.shape, 2), np.float32)
+    mask = np.zeros((down, across, CELLS * CELLS), bool)
     for item in _scaled(scene, width, height).shapes:
-        covered = signed_distance(item, xs, ys) < 1.0
+        cells = signed_distance(item, xs, ys) < 0
+        cells = cells.reshape(down, CELLS, across, CELLS).transpose(0, 2, 1, 3)
+        cells = cells.reshape(mask.shape)
+        mask |= cells
+        covered = cells.sum(-1) > 2
         row, column = int(item.y // PATCH), int(item.x // PATCH)
         covered[row, column] = True
         centre[row, column] = 1
         shape[covered], colour[covered] = item.kind, item.colour
         place[covered] = item.x / width, item.y / height
-
-    def cut(grid: np.ndarray, fill: int) -> np.ndarray:
-        split = grid.reshape(rows, GRID, columns, GRID, -1).transpose(0, 2, 1, 3, 4)
-        out = np.full((MAX_TILES, GRID * GRID, split.shape[-1]), fill, grid.dtype)
-        out[: rows * columns] = split.reshape(rows * columns, GRID * GRID, -1)
-        return out
-
     return PatchTargets(
-        cut(shape, -1)[..., 0], cut(colour, -1)[..., 0], cut(centre, 0)[..., 0], cut(place, 0)
+        _cut(shape, layout, -1)[..., 0],
+        _cut(colour, layout, -1)[..., 0],
+        _cut(centre, layout, 0)[..., 0],
+        _cut(place, layout, 0),
+        _cut(mask, layout, 0),
+        np.where(np.arange(MAX_TILES) < layout[0] * layout[1], len(scene.shapes), -1),
     )

@@ -22,8 +22,33 @@ NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Ida
          "Leo", "Maria", "Noah", "Olga", "Paul", "Rosa", "Sam", "Tina", "Victor")  # fmt: skip
 TEXTS = ("see you soon", "dinner is ready", "call me back", "I am late", "happy birthday",
          "the meeting is at noon", "thank you", "good luck", "bring some milk")  # fmt: skip
-_SYLLABLES = ("ba", "co", "da", "fe", "gi", "ho", "ju", "ka", "lo", "mi", "na", "po", "ra", "se",
-              "ti", "vu", "wen", "xa", "yor", "zed", "lin", "mar", "ton", "burg", "ville")
+_SYLLABLES = (
+    "ba",
+    "co",
+    "da",
+    "fe",
+    "gi",
+    "ho",
+    "ju",
+    "ka",
+    "lo",
+    "mi",
+    "na",
+    "po",
+    "ra",
+    "se",
+    "ti",
+    "vu",
+    "wen",
+    "xa",
+    "yor",
+    "zed",
+    "lin",
+    "mar",
+    "ton",
+    "burg",
+    "ville",
+)
 
 
 def _pick(rng: np.random.Generator, options):
@@ -163,7 +188,9 @@ def _declare(rng: np.random.Generator, index: int) -> dict:
     name = names[0] if rng.random() < 0.4 else _pick(rng, names)
     if rng.random() < 0.15:
         name = f"{name}_{invented(rng)}"
-    keys = [options[0] if rng.random() < 0.4 else _pick(rng, options) for options, _, _ in arguments]
+    keys = [
+        options[0] if rng.random() < 0.4 else _pick(rng, options) for options, _, _ in arguments
+    ]
     properties = {}
     for key, (_, kind, _) in zip(keys, arguments, strict=True):
         properties[key] = {"type": kind}
@@ -204,6 +231,7 @@ def _follow_up(rng: np.random.Generator, index: int, call: dict) -> list[dict]:
     ]
 
 
+_ADDING = 2  # small sums need no tool
 CANNOT = "I cannot do that, because I have no tool for it."
 
 
@@ -214,29 +242,40 @@ def _request(rng: np.random.Generator, index: int) -> tuple[str, list]:
     return _pick(rng, requests).format(*values), values
 
 
-def unanswerable(rng: np.random.Generator) -> tuple[str, str]:
-    """A request that would need a tool, when none is declared."""
-    index = int(rng.choice([0, 0, 0, 1, 3, 4, 5, 6, 7, 8, 9]))
+def unanswerable(rng: np.random.Generator, declared: tuple[int, ...] = ()) -> tuple[str, str]:
+    """A request that would need a tool other than those declared."""
+    missing = [i for i in range(len(_TOOLS)) if i not in declared and i != _ADDING]
+    weights = np.array([4.0 if i == 0 else 1.0 for i in missing])
+    index = int(rng.choice(missing, p=weights / weights.sum()))
     return _request(rng, index)[0], CANNOT
+
+
+def _spoken(turn: tuple[str, str]) -> list[dict]:
+    question, answer = turn
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def conversation(rng: np.random.Generator) -> tuple[list[dict], list[dict]]:
     """(messages, tools): a declared tool is called when asked for, and only then."""
-    indices = [int(i) for i in rng.choice(len(_TOOLS), int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1])),
-                                          replace=False)]  # fmt: skip
+    number = int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
+    indices = [int(i) for i in rng.choice(len(_TOOLS), number, replace=False)]
     declared = [_declare(rng, index) for index in indices]
     messages: list[dict] = []
-    if rng.random() < 0.25:
-        question, answer = topics.turn(rng)
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        if rng.random() < 0.3:
+    roll = rng.random()
+    if roll < 0.12:
+        return _spoken(unanswerable(rng, tuple(indices))), declared
+    if roll < 0.45:
+        messages += _spoken(topics.small_talk(rng))
+        if roll < 0.32:
             return messages, declared
     chosen = int(rng.integers(len(indices)))
     function = declared[chosen]["function"]
     request, values = _request(rng, indices[chosen])
     if rng.random() < 0.1:
-        request = request.rstrip(".?!").lower() if all(isinstance(v, int) for v in values) else (
-            f"Please answer: {request}"
+        request = (
+            request.rstrip(".?!").lower()
+            if all(isinstance(v, int) for v in values)
+            else (f"Please answer: {request}")
         )
     keys = function["parameters"]["properties"]
     call = {"name": function["name"], "arguments": dict(zip(keys, values, strict=True))}
@@ -244,12 +283,7 @@ def conversation(rng: np.random.Generator) -> tuple[list[dict], list[dict]]:
     if rng.random() < 0.5:
         messages += _follow_up(rng, indices[chosen], call)
         if rng.random() < 0.3:
-            question, answer = topics.turn(rng)
-            messages += [
-                {"role": "user", "content": question}, {"role": "assistant", "content": answer},
-            ]  # fmt: skip
+            messages += _spoken(topics.small_talk(rng))
         return messages, declared
-    messages.append(
-        {"role": "assistant", "tool_calls": [{"type": "function", "function": call}]}
-    )
+    messages.append({"role": "assistant", "tool_calls": [{"type": "function", "function": call}]})
     return messages, declared

@@ -234,5 +234,11 @@ def turn(rng: np.random.Generator) -> Turn:
     return _TOPICS[rng.choice(len(_TOPICS), p=_WEIGHTS / _WEIGHTS.sum())][0](rng)
 
 
+def small_talk(rng: np.random.Generator) -> Turn:
+    """A turn that no tool would help with."""
+    topic = _pick(rng, (_fixed, _fixed, _fixed, _capital, _animal, _day, _thing))
+    return topic(rng)
+
+
 def conversation(rng: np.random.Generator, turns: int) -> list[Turn]:
     return [turn(rng) for _ in range(turns)]

@@ -1,7 +1,8 @@
 """The training loop: fp32 master weights, bf16 arithmetic, a schedule over wall-clock time.
 
-The vision tower first learns from what each patch shows (`Patches`, dropped from the checkpoint)
-while the language model learns to talk; after `ALONE` of the time the two are joined.
+The vision tower first learns what each patch shows (`Patches`, dropped from the checkpoint), from
+pictures of a single tile, while the language model learns to talk; after `ALONE` of the time the
+two are joined on whole pictures and questions about them.
 """
 
 import math
@@ -17,9 +18,10 @@ from torch.nn import functional as F
 
 from training import batches, checkpoint, model, tokenizer
 from training.batches import IGNORED, Batch, Pictures, Text
-from training.pictures import COLOUR_NAMES, SHAPES
+from training.pictures import CELLS, COLOUR_NAMES, SHAPES
 
-ALONE = 0.1  # share of the time before pictures meet questions
+ALONE = 0.25  # share of the time before pictures meet questions
+TOGETHER = 0.2  # weight of the patch loss once questions are asked
 WARM_UP = 200  # steps
 DECAY_FROM = 0.55  # share of the time at full learning rate
 
@@ -40,24 +42,33 @@ class Plan:
     print_every: int = 25  # steps
 
 
-# A minute's worth, without the wait for a compiler: enough to see the loss fall.
+# Less than a minute on two cores, without the wait for a compiler: enough to see the loss fall.
 SMOKE = {
-    "minutes": 0.8, "pictures": 8, "talks": 4, "steps": 60, "compile": False, "workers": 0,
-    "print_every": 10,
+    "minutes": 10, "pictures": 4, "talks": 4, "steps": 48, "compile": False, "workers": 0,
+    "print_every": 8, "rate": 4e-3,
 }  # fmt: skip
 
 
 class Patches(nn.Module):
-    """What each patch shows: shape, colour, whether it holds a shape's centre, and where that is."""
+    """What each patch shows, told from a layer's states; `pictures.PatchTargets` has the truth.
+
+    The mask is what gets shapes learned at all: it takes the outline out of 72 pairs of colours.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.sizes = (len(SHAPES) + 1, len(COLOUR_NAMES), 1, 2)
+        self.sizes = (len(SHAPES) + 1, len(COLOUR_NAMES), 1, 2, CELLS * CELLS)
         self.head = nn.Linear(width, sum(self.sizes))
+        self.count = nn.Linear(width, 4)
 
-    def forward(self, features: Tensor, truth: Pictures) -> Tensor:
-        """The loss; features: (B, tiles, patches, C)."""
-        shape, colour, centre, place = self.head(features).float().split(self.sizes, dim=-1)
+    def forward(self, states: Tensor, truth: Pictures) -> tuple[Tensor, Tensor]:
+        """(loss, share of patches on shapes told right); states: (B, tiles, 1 + patches, C).
+
+        The class token of every tile tells the number of shapes in the picture.
+        """
+        patches = self.head(states[:, :, 1:]).float()
+        shape, colour, centre, place, mask = patches.split(self.sizes, dim=-1)
+        count = self.count(states[:, :, 0]).float().flatten(0, 1)
         weights = torch.ones(self.sizes[0])
         weights[-1] = 0.3  # most patches are background
         inside = truth.shape >= 0
@@ -65,12 +76,18 @@ class Patches(nn.Module):
         heat = F.binary_cross_entropy_with_logits(
             centre.squeeze(-1)[inside], truth.centre[inside].float(), pos_weight=torch.tensor(5.0)
         )
-        return (
-            F.cross_entropy(shape.flatten(0, 2), truth.shape.flatten(), weights, ignore_index=-1)
+        outline = F.binary_cross_entropy_with_logits(mask[on_shape], truth.mask[on_shape].float())
+        right = (shape[on_shape][:, :-1].argmax(-1) == truth.shape[on_shape]).float().mean()
+        loss = (
+            2
+            * F.cross_entropy(shape.flatten(0, 2), truth.shape.flatten(), weights, ignore_index=-1)
             + F.cross_entropy(colour.flatten(0, 2), truth.colour.flatten(), ignore_index=-1)
+            + 2 * outline
+            + F.cross_entropy(count, truth.count.flatten(), ignore_index=-1)
             + 3 * heat
             + 3 * F.l1_loss(place[on_shape], truth.place[on_shape])
         )
+        return loss, right
 
 
 @dataclass
@@ -79,6 +96,7 @@ class Tally:
 
     loss: float = 0.0
     patches: float = 0.0
+    shapes: float = 0.0  # share of patches on shapes told right
     steps: int = 0
     answers: dict[str, list[int]] = field(default_factory=dict)  # name: [right, asked]
 
@@ -110,7 +128,8 @@ class Trainer:
         self.config = model.configuration(model.token_ids(words))
         self.model = model.Mllama(self.config)
         model.initialise(self.model)
-        self.patches = Patches(self.config.vision_config.hidden_size)
+        width = self.config.vision_config.hidden_size
+        self.patches = nn.ModuleList([Patches(width), Patches(width)])
         self.masters = [p.detach().clone() for p in self._parameters()]
         self.model.bfloat16()
         self.patches.bfloat16()
@@ -154,27 +173,34 @@ class Trainer:
         tally.count(name, *exact_answers(predicted, text.labels))
         return F.cross_entropy(logits, text.labels[chosen], reduction="sum")
 
+    def _vision_loss(self, seen: Tensor, pictures: Pictures, tally: Tally) -> Tensor:
+        """The patch losses of the tower's output and, by half, of its last intermediate states."""
+        vision = self.config.vision_config
+        output = seen[..., : vision.hidden_size]
+        depth = len(vision.intermediate_layers_indices)
+        inner = seen[..., vision.hidden_size :].unflatten(-1, (-1, depth))[..., -1]
+        loss, right = self.patches[0](output, pictures)
+        tally.patches += float(loss.detach())
+        tally.shapes += float(right)
+        return loss + 0.5 * self.patches[1](inner, pictures)[0]
+
     def step(self, batch: Batch, tally: Tally) -> None:
-        began = time.monotonic()
         pictures = batch.pictures
         pixels = model.normalise(pictures.tiles, pictures.tile_mask, torch.bfloat16)
-        seen = self.see(pixels, pictures.ratio_ids, pictures.tile_mask)
-        width = self.config.vision_config.hidden_size
-        patches = self.patches(seen[:, :, 1:, :width], pictures)
-        talk = self._language_loss(self.read(batch.talk.ids), batch.talk, "talk", tally)
+        apart = batch.about is None
+        seen = self.see(pixels, pictures.ratio_ids, pictures.tile_mask, apart)
+        vision = self._vision_loss(seen, pictures, tally)
+        language = self._language_loss(self.read(batch.talk.ids), batch.talk, "talk", tally)
         tokens = int((batch.talk.labels != IGNORED).sum())
-        if self.progress() >= ALONE:
+        if batch.about is not None:
             hidden = self.read(batch.about.ids, seen, pictures.tile_mask)
-            talk = talk + self._language_loss(hidden, batch.about, "pictures", tally)
+            language = language + self._language_loss(hidden, batch.about, "pictures", tally)
             tokens += int((batch.about.labels != IGNORED).sum())
-        weight = 1.0 if self.progress() < ALONE else 0.3
-        (talk / tokens + weight * patches).backward()
+        (language / tokens + (1.0 if apart else TOGETHER) * vision).backward()
         self._update()
-        tally.loss += float(talk.detach()) / tokens
-        tally.patches += float(patches.detach())
+        tally.loss += float(language.detach()) / tokens
         tally.steps += 1
         self.steps_done += 1
-        self.seconds_done += time.monotonic() - began
 
     @torch.no_grad()
     def _update(self) -> None:
@@ -221,7 +247,8 @@ def _report(trainer: Trainer, tally: Tally, seconds: float) -> None:
     left = (1 - trainer.progress()) * trainer.plan.minutes
     print(
         f"step {trainer.steps_done}  loss {tally.loss / tally.steps:.3f}"
-        f"  patches {tally.patches / tally.steps:.3f}  right: {shares}"
+        f"  patches {tally.patches / tally.steps:.3f}"
+        f"  right: shapes {tally.shapes / tally.steps:.3f}  {shares}"
         f"  {tally.steps * trainer.plan.pictures / seconds:.0f} pictures/s"
         f"  {left:.1f} min left",
         flush=True,
@@ -239,19 +266,28 @@ def run(plan: Plan, folder: Path) -> list[float]:
     trainer = Trainer(plan, words)
     if (folder / "state.pt").exists():
         trainer.resume(folder)
-    seed = plan.seed + trainer.steps_done
-    source = batches.stream(words, plan.pictures, plan.talks, seed, plan.workers)
-    losses = list(_train(trainer, source, folder))
+    losses: list[float] = []
+    for single, until in ((True, ALONE), (False, 1.0)):
+        if trainer.progress() >= until:
+            continue
+        seed = plan.seed + trainer.steps_done
+        source = batches.stream(words, plan.pictures, plan.talks, seed, plan.workers, single)
+        losses += _train(trainer, source, folder, until)
     trainer.save(folder)
     return losses
 
 
-def _train(trainer: Trainer, source: Iterator[Batch], folder: Path) -> Iterator[float]:
+def _train(
+    trainer: Trainer, source: Iterator[Batch], folder: Path, until: float
+) -> Iterator[float]:
+    """Go on to that share of the plan; yields the printed language losses."""
     plan, tally = trainer.plan, Tally()
-    printed = saved = time.monotonic()
-    while trainer.progress() < 1:
+    printed = saved = last = time.monotonic()
+    while trainer.progress() < until:
         trainer.step(next(source), tally)
         now = time.monotonic()
+        trainer.seconds_done += now - last
+        last = now
         if trainer.steps_done % plan.print_every == 0:
             _report(trainer, tally, now - printed)
             yield tally.loss / tally.steps
