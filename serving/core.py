@@ -108,7 +108,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What the engine produced since the last one. The last carries `finish` and `usage`."""
+    """What the engine produced since the last one; `usage` is all so far. The last has `finish`."""
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()

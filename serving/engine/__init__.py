@@ -12,7 +12,7 @@ class Engine(Protocol):
     """What the gateway needs of an engine."""
 
     def generate(self, generation: Generation) -> AsyncGenerator[Delta, None]:
-        """Yield deltas in order; the last one carries `finish` and `usage`.
+        """Yield deltas in order; all carry the `usage` so far, the last one also `finish`.
 
         Closing the generator, or cancelling the task that awaits it, aborts the request in the
         engine at once. With `generation.stream` false there is exactly one delta.

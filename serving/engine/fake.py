@@ -82,14 +82,15 @@ class FakeEngine:
         words = _TOKEN.findall(self._text(generation)) or [""]
         limit = generation.sampling.max_tokens
         tokens, finish = words[:limit], Finish.STOP if len(words) <= limit else Finish.LENGTH
-        usage = Usage(count_tokens(generation), len(tokens))
+        prompt_tokens = count_tokens(generation)
         whole = []
         for index, token in enumerate(tokens):
             await self._pace(index)
             last = index == len(tokens) - 1
             whole.append(token)
             if generation.stream and not last:
-                yield Delta(token)
+                yield Delta(token, usage=Usage(prompt_tokens, len(whole)))
+        usage = Usage(prompt_tokens, len(tokens))
         yield Delta(whole[-1] if generation.stream else "".join(whole), (), finish, usage)
 
     async def _pace(self, index: int) -> None:

@@ -138,7 +138,7 @@ def _delta(output: RequestOutput, usage: Usage) -> Delta | None:
     """What to send for an output: nothing while a character is still incomplete."""
     completion = output.outputs[0]
     if not output.finished:
-        return Delta(text=completion.text) if completion.text else None
+        return Delta(text=completion.text, usage=usage) if completion.text else None
     if completion.finish_reason not in _FINISH:
         raise EngineFailed(f"The engine ended the request: {completion.finish_reason}")
     return Delta(text=completion.text, finish=_FINISH[completion.finish_reason], usage=usage)

@@ -72,12 +72,11 @@ async def _forward(
     last = b""
     async for delta in deltas:
         frame = frames.encode(delta)
+        _note(draft, delta)
         # Not before there is something to say: until now an error still had its own status.
         if not draft.answering:
-            _note(draft, delta)
             await start(send, draft, sse.MEDIA_TYPE, [(b"x-accel-buffering", b"no")])
         if delta.finish is not None:
-            _note(draft, delta)
             last = frame
         elif frame:
             await send({"type": "http.response.body", "body": frame, "more_body": True})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.core import Outcome
+from serving.core import Outcome, Usage
 from serving.engine.fake import FakeEngine
 from serving.gateway.asgi import Message
 from tests.gateway.conftest import BEARER, PATH, Service, until
@@ -33,6 +33,7 @@ async def test_between_tokens(service: Service) -> None:
     (receipt,) = service.receipts
     assert (receipt.outcome, receipt.status, receipt.code) == (Outcome.CANCELLED, 200, 3008)
     assert receipt.ttft is not None
+    assert receipt.usage == Usage(prompt_tokens=200, completion_tokens=3)
 
 
 async def test_while_a_plain_answer_is_being_generated(service: Service) -> None:
