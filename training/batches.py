@@ -25,7 +25,7 @@ from training.pictures import (
 )
 
 IGNORED = -100
-ABOUT_LENGTH, TALK_LENGTH = 224, 416  # tokens; few conversations are longer
+ABOUT_LENGTH, TALK_LENGTH = 224, 384  # tokens; few conversations are longer
 
 
 @dataclass

@@ -182,7 +182,7 @@ def _relation(scene: Scene, rng: np.random.Generator) -> tuple[Shape, Shape, str
     axes = [words for words, gap in apart.items() if abs(gap) > clear]
     if not axes:
         return None
-    words = _pick(rng, axes)
+    words = axes[-1] if rng.random() < 0.3 else _pick(rng, axes)
     return (first, second, *(words if apart[words] > 0 else words[::-1]))
 
 

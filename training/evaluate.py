@@ -1,5 +1,6 @@
 """Accuracy of a checkpoint folder on the exam, with 95% intervals."""
 
+import json
 import math
 from pathlib import Path
 
@@ -37,10 +38,32 @@ def examine(
     return score
 
 
+def _parsed(reply: str) -> object:
+    try:
+        return json.loads(reply.removesuffix("<|eot_id|>"))
+    except json.JSONDecodeError:
+        return None
+
+
+def examine_tools(reference: Reference, mistakes: list[str] | None = None) -> tuple[int, int]:
+    """(calls right in name, argument and value, requests)."""
+    requests = exam.tool_requests()
+    right = 0
+    for text, tool, call in requests:
+        reply = reference.answer([{"role": "user", "content": text}], tools=[tool])
+        good = _parsed(reply) == call
+        right += good
+        if not good and mistakes is not None:
+            mistakes.append(f"tools {call}: {reply!r}")
+    return right, len(requests)
+
+
 def run(folder: Path, seed: int, each: int, threads: int = 2, verbose: bool = False) -> None:
     torch.set_num_threads(threads)
     mistakes: list[str] = []
-    score = examine(Reference(folder), seed, each, mistakes)
+    reference = Reference(folder)
+    score = examine(reference, seed, each, mistakes)
+    score["tools"] = examine_tools(reference, mistakes)
     for topic, (right, asked) in score.items():
         low, high = interval(right, asked)
         print(f"{topic:9} {right / asked:6.1%}  ({low:.1%} to {high:.1%})  n = {asked}")

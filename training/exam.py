@@ -214,3 +214,38 @@ def passed(question: Question, answer: str) -> bool:
     """Whether the answer names the right word and no wrong one."""
     words = answer.lower().replace(".", " ").replace(",", " ").split()
     return question.right in words and not any(word in words for word in question.wrong)
+
+
+_TOWNS = (
+    "Paris", "London", "Berlin", "Madrid", "Rome", "Tokyo", "Oslo", "Lima", "Cairo", "Boston",
+    "Leeds", "Nantes", "Turin", "Dresden", "Malmo", "Omaha", "Quito", "Tampa", "Basel", "Hanoi",
+)  # fmt: skip
+
+
+def _weather_tool(argument: str, name: str = "get_weather") -> dict:
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "Get the current weather in a city",
+            "parameters": {
+                "type": "object",
+                "properties": {argument: {"type": "string", "description": "The city"}},
+                "required": [argument],
+            },
+        },
+    }
+
+
+def tool_requests() -> list[tuple[str, dict, dict]]:
+    """(request, declared tool, the call expected): towns the model was and was not trained on."""
+    variants = (("city", "get_weather"), ("location", "get_weather"), ("city", "weather_now"))
+    return [
+        (
+            f"What is the weather in {town}?",
+            _weather_tool(argument, name),
+            {"name": name, "parameters": {argument: town}},
+        )
+        for town in _TOWNS
+        for argument, name in variants
+    ]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from training import dialogue, prompt, tools, topics
+from training import dialogue, echoes, prompt, tools, topics
 from training.pictures import Scene, sample_scene
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -40,14 +40,18 @@ def about(scene: Scene, rng: np.random.Generator, turns: int) -> str:
 
 
 def talk(rng: np.random.Generator) -> str:
-    """A rendered conversation without a picture, half of them with tools declared."""
-    if rng.random() < 0.5:
+    """A rendered conversation without a picture: plain talk, echoes, or with tools declared."""
+    roll = rng.random()
+    if roll < 0.45:
+        messages, declared = tools.conversation(rng)
+        return prompt.render([*_system(rng, 0.5), *messages], tools=declared, date=date(rng))
+    if roll < 0.7:
+        turns = echoes.conversation(rng, int(rng.integers(2, 6)))
+    else:
         turns = topics.conversation(rng, int(rng.integers(1, 9)))
         if rng.random() < 0.3:
             turns.insert(int(rng.integers(len(turns) + 1)), tools.unanswerable(rng))
-        return prompt.render([*_system(rng, 0.5), *_alternate(turns)], date=date(rng))
-    messages, declared = tools.conversation(rng)
-    return prompt.render([*_system(rng, 0.5), *messages], tools=declared, date=date(rng))
+    return prompt.render([*_system(rng, 0.5), *_alternate(turns)], date=date(rng))
 
 
 def any_text(rng: np.random.Generator) -> str:

@@ -22,6 +22,10 @@ NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Ida
          "Leo", "Maria", "Noah", "Olga", "Paul", "Rosa", "Sam", "Tina", "Victor")  # fmt: skip
 TEXTS = ("see you soon", "dinner is ready", "call me back", "I am late", "happy birthday",
          "the meeting is at noon", "thank you", "good luck", "bring some milk")  # fmt: skip
+_NAME_PARTS = (
+    "get", "fetch", "find", "make", "run", "use", "call", "check", "show", "data", "info", "now",
+    "today", "report", "service", "local", "quick", "my", "city", "value", "lookup", "api",
+)  # fmt: skip
 _SYLLABLES = (
     "ba",
     "co",
@@ -55,9 +59,19 @@ def _pick(rng: np.random.Generator, options):
     return options[int(rng.integers(len(options)))]
 
 
+_VOWELS, _CONSONANTS = "aeiouy", "bcdfghjklmnpqrstvwxz"
+
+
 def invented(rng: np.random.Generator) -> str:
     """A made-up word, so that values are copied from the request rather than remembered."""
-    return "".join(_pick(rng, _SYLLABLES) for _ in range(int(rng.integers(2, 4))))
+    if rng.random() < 0.4:
+        return "".join(_pick(rng, _SYLLABLES) for _ in range(int(rng.integers(2, 4))))
+    odds = rng.choice([0.3, 0.45, 0.6])
+    letters = (
+        _pick(rng, _VOWELS if rng.random() < odds else _CONSONANTS)
+        for _ in range(int(rng.integers(3, 9)))
+    )
+    return "".join(letters)
 
 
 def _city(rng: np.random.Generator) -> str:
@@ -186,8 +200,11 @@ def _declare(rng: np.random.Generator, index: int) -> dict:
     """An OpenAI tool declaration, its names varied."""
     names, summaries, arguments, _, _ = _TOOLS[index]
     name = names[0] if rng.random() < 0.4 else _pick(rng, names)
-    if rng.random() < 0.15:
+    roll = rng.random()
+    if roll < 0.12:
         name = f"{name}_{invented(rng)}"
+    elif roll < 0.35:
+        name = f"{_pick(rng, _NAME_PARTS)}_{_pick(rng, _NAME_PARTS)}"
     keys = [
         options[0] if rng.random() < 0.4 else _pick(rng, options) for options, _, _ in arguments
     ]

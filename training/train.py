@@ -23,14 +23,14 @@ from training.pictures import CELLS, COLOUR_NAMES, SHAPES
 ALONE = 0.25  # share of the time before pictures meet questions
 TOGETHER = 0.2  # weight of the patch loss once questions are asked
 WARM_UP = 200  # steps
-DECAY_FROM = 0.55  # share of the time at full learning rate
+DECAY_FROM = 0.65  # share of the time at full learning rate
 
 
 @dataclass(frozen=True)
 class Plan:
     minutes: float = 65.0
-    pictures: int = 32  # to a step
-    talks: int = 8  # text-only conversations to a step
+    pictures: int = 24  # canvases to a step
+    talks: int = 24  # text-only conversations to a step
     rate: float = 1.5e-3
     weight_decay: float = 0.05
     seed: int = 0
