@@ -24,6 +24,7 @@ BOS, EOS, PAD = 1, 2, 3
 _GATE = 0.9
 _SCALE = 0.05
 _SHIPPED = Path(__file__).parent.parent / "checkpoint"
+_MARKS = ("<|begin_of_text|>", "<|eot_id|>", "<|finetune_right_pad_id|>")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -92,8 +93,8 @@ def tiny(folder: Path) -> Path:
     and every token is a piece of text to send.
     """
     words = Tokenizer.from_file(str(_SHIPPED / "tokenizer.json"))
-    ids = [words.token_to_id(f"<|{name}|>") for name in ("begin_of_text", "eot_id", "end_of_text")]
-    model = _model(TINY, *ids)
+    begin, end, pad = map(words.token_to_id, _MARKS)
+    model = _model(TINY, begin, end, pad)
     silent = [token for token in range(TINY.vocabulary) if not _is_plain(words, token)]
     with torch.no_grad():
         model.lm_head.weight[silent] = 0.0

@@ -11,7 +11,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def _measure(folder: Path, count: int) -> list[dict[str, dict[str, float]]]:
         kv_cache_memory_bytes=2**30,
         limit_mm_per_prompt={"image": 1},
     )
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     _wrap(llm, spent)
     params = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, detokenize=False)
 
@@ -116,7 +116,7 @@ def _measure(folder: Path, count: int) -> list[dict[str, dict[str, float]]]:
     ]
 
 
-def _wrap(llm: Any, spent: Counter[str]) -> None:
+def _wrap(llm: Any, spent: dict[str, float]) -> None:
     """Count the time of the stages' functions. None of them calls another."""
     from serving.mllama.processor import MllamaMultiModalProcessor
 
@@ -135,7 +135,7 @@ def _wrap(llm: Any, spent: Counter[str]) -> None:
     llm.apply_model(instrument)
 
 
-def _timed(function: Callable[..., Any], spent: Counter[str], stage: str) -> Callable[..., Any]:
+def _timed(function: Callable[..., Any], spent: dict[str, float], stage: str) -> Callable[..., Any]:
     def call(*args: Any, **named: Any) -> Any:
         began = time.perf_counter()
         try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import secrets
 import sys
@@ -29,7 +30,7 @@ import uvloop
 import yaml
 
 from benchmarks import checkpoint, load, peer, report, rounds
-from benchmarks.processes import Server, free_port
+from benchmarks.processes import Server, free_port, interrupt_on_sigterm
 from benchmarks.rounds import Spread
 
 NAME = "http_stack"
@@ -99,6 +100,7 @@ def main() -> None:
         "serving": "serving up, one replica",
     }
     head = report.start(NAME, settings, options.quick, options.note)
+    interrupt_on_sigterm()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoint.tiny(folder / "model")
@@ -216,7 +218,7 @@ async def _rounds(
             await _burst(side, stream, concurrency, concurrency, 1)
     seen = []
     for index in range(1, options.rounds + 1):
-        figures: dict[str, Any] = {"load": time.time()}
+        figures: dict[str, Any] = {"load": round(os.getloadavg()[0], 2)}
         for stream, concurrency in shuffle(cells, len(cells)):
             cell = figures[cell_name(stream, concurrency)] = {}
             if stream and concurrency == 1:
@@ -241,8 +243,7 @@ async def _burst(side: Side, stream: bool, concurrency: int, count: int, index: 
     requests = side.requests(stream, count, 100_000 * index + 1000 * concurrency)
     before = side.server.cpu(part)
     burst = await load.burst(side.port, requests, concurrency, _BURST_LIMIT)
-    spent = side.server.cpu(part)
-    spent.subtract(before)
+    spent = side.server.used_since(before, part)
     failures = burst.failures(TOKENS)
     if failures:
         worst = [a for a in burst.answers if a.completion_tokens != TOKENS]
@@ -264,8 +265,7 @@ async def _idle(sides: dict[str, Side], seconds: float = 3.0) -> dict[str, dict[
     await asyncio.sleep(seconds)
     idle = {}
     for name, side in sides.items():
-        spent = side.server.cpu(part)
-        spent.subtract(before[name])
+        spent = side.server.used_since(before[name], part)
         idle[name] = {key: round(100 * each / seconds, 1) for key, each in spent.items()}
     return idle
 
@@ -312,20 +312,35 @@ def _report(head: dict[str, Any], seen: list[dict[str, Any]]) -> None:
                 f"{found['vllm engine'].median:.1f}",
             }
         )
+    remarks = [*_added(seen, summary), *_idling(seen, summary)]
+    report.finish(head, rows, summary, seen, remarks)
+
+
+def _added(seen: list[dict[str, Any]], summary: dict[str, Any]) -> list[str]:
+    """What HTTP adds to the time to the first token, one request at a time."""
     ones = [figures[cell_name(True, 1)] for figures in seen]
+    remarks = []
     for side in SIDES:
         added = Spread.of([one[side]["ttft_p50_ms"] - one["engine"]["ttft_ms"] for one in ones])
         summary[f"{side}: ms added to TTFT p50 over the engine alone"] = added.json()
-        print(f"{side}: {added.text()} ms added to TTFT p50; target for ours ≤ {ADDED_TARGET_MS}")
-    summary["idle, percent of a core"] = {
-        side: {
-            name: Spread.of([figures["idle"][side].get(name, 0.0) for figures in seen]).json()
-            for name in seen[0]["idle"][side]
+        target = f"; target ≤ {ADDED_TARGET_MS:g}" if side == "serving" else ""
+        remarks.append(f"{side} adds {added.text(1)} ms to the engine's own TTFT p50{target}")
+    return remarks
+
+
+def _idling(seen: list[dict[str, Any]], summary: dict[str, Any]) -> list[str]:
+    """What the processes use without a request."""
+    remarks = []
+    for side in SIDES:
+        names = sorted(seen[0]["idle"][side])
+        idle = {
+            name: Spread.of([figures["idle"][side].get(name, 0.0) for figures in seen])
+            for name in names
         }
-        for side in SIDES
-    }
-    print(json.dumps(summary["idle, percent of a core"]))
-    report.finish(head, rows, summary, seen)
+        summary[f"{side}: idle, percent of a core"] = {n: idle[n].json() for n in names}
+        listed = ", ".join(f"{name} {idle[name].median:.1f}" for name in names)
+        remarks.append(f"{side} idle, percent of a core: {listed}")
+    return remarks
 
 
 def _compared(cells: list[dict[str, Any]]) -> dict[str, Spread]:

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def interrupt_on_sigterm() -> None:
+    """Let SIGTERM, too, leave the blocks of the servers and so end them."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class Server:
@@ -74,16 +79,22 @@ class Server:
                 raise RuntimeError(f"a server did not start:\n{self._log.read_text()[-3000:]}")
             time.sleep(0.5)
 
-    def cpu(self, part: Callable[[str], str]) -> Counter[str]:
+    def cpu(self, part: Callable[[str], str]) -> dict[str, float]:
         """CPU seconds used so far, in ticks of 10 ms, by part; `part` names a command line's."""
-        spent: Counter[str] = Counter()
+        spent: dict[str, float] = defaultdict(float)
         for process in self._tree():
             try:
                 times, line = process.cpu_times(), " ".join(process.cmdline())
             except psutil.NoSuchProcess:
                 continue
             spent[part(line)] += times.user + times.system
-        return spent
+        return dict(spent)
+
+    def used_since(
+        self, before: Mapping[str, float], part: Callable[[str], str]
+    ) -> dict[str, float]:
+        """CPU seconds used since `before`, by part."""
+        return {name: used - before.get(name, 0.0) for name, used in self.cpu(part).items()}
 
     def _tree(self) -> list[psutil.Process]:
         try:

@@ -62,16 +62,21 @@ def finish(
     rows: Sequence[Mapping[str, str]],
     summary: Mapping[str, Any],
     rounds: Any,
+    remarks: Sequence[str] = (),
 ) -> None:
-    """Print the table and file the result. A quick run never replaces a full one."""
+    """Print the table and file the result. A quick run never replaces a full one.
+
+    `remarks`: figures that have no place in the table, as sentences.
+    """
     result = {
         **head,
         "load_at_end": round(os.getloadavg()[0], 2),
         "table": [dict(row) for row in rows],
+        "remarks": list(remarks),
         "summary": summary,
         "rounds": rounds,
     }
-    print("\n" + described(result) + "\n\n" + table(rows))
+    print("\n" + shown(result))
     file = _FOLDER / "results" / f"{head['benchmark']}.json"
     if head["quick"] and file.exists() and not json.loads(file.read_text())["quick"]:
         print("\nnot filed: a full run is on record")
@@ -86,6 +91,12 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     names = list(rows[0])
     lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def shown(result: Mapping[str, Any]) -> str:
+    """The table, the remarks, and when, where and with what."""
+    remarks = "\n".join(f"- {remark}" for remark in result["remarks"])
+    return "\n\n".join(filter(None, (table(result["table"]), remarks, described(result))))
 
 
 def described(result: Mapping[str, Any]) -> str:
@@ -113,5 +124,4 @@ def _refresh_readme(result: Mapping[str, Any]) -> None:
     _, closed, after = rest.partition(end)
     if not (found and closed):
         raise ValueError(f"{readme.name} has no place for {name}")
-    body = f"{begin}\n{table(result['table'])}\n\n{described(result)}\n{end}"
-    readme.write_text(before + body + after)
+    readme.write_text(f"{before}{begin}\n{shown(result)}\n{end}{after}")
