@@ -1,6 +1,7 @@
 """`python -m training tokenizer | train | evaluate | smoke`."""
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,9 @@ def _arguments() -> argparse.Namespace:
 
     train = commands.add_parser("train", help="train, or go on with a run that was stopped")
     train.add_argument("--out", type=Path, default=RUNS / "main")
-    train.add_argument("--minutes", type=float, default=65)
-    train.add_argument("--pictures", type=int, default=32, help="to a step")
-    train.add_argument("--talks", type=int, default=8, help="text conversations to a step")
+    train.add_argument("--minutes", type=float, default=80)
+    train.add_argument("--pictures", type=int, default=24, help="to a step")
+    train.add_argument("--talks", type=int, default=24, help="text conversations to a step")
     train.add_argument("--rate", type=float, default=1.5e-3, help="the highest learning rate")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--threads", type=int, default=2)
@@ -38,6 +39,9 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = _arguments()
+    # On a busy machine unbound threads end up on one core, and spinning ones steal the other.
+    os.environ.setdefault("OMP_PROC_BIND", "true")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Imported late: torch and transformers take seconds, and `--help` needs neither.
     from training import evaluate, tokenizer, train
 

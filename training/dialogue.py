@@ -182,7 +182,7 @@ def _relation(scene: Scene, rng: np.random.Generator) -> tuple[Shape, Shape, str
     axes = [words for words, gap in apart.items() if abs(gap) > clear]
     if not axes:
         return None
-    words = axes[-1] if rng.random() < 0.3 else _pick(rng, axes)
+    words = axes[-1] if rng.random() < 0.4 else _pick(rng, axes)
     return (first, second, *(words if apart[words] > 0 else words[::-1]))
 
 
@@ -342,7 +342,7 @@ _SINGLE: tuple[tuple[Asker, float], ...] = (
     (presence, 1), (confirmation, 0.6), (as_json, 0.9),
 )  # fmt: skip
 _SEVERAL: tuple[tuple[Asker, float], ...] = (
-    (colour, 1.5), (kind, 1.5), (count, 3), (relation, 5), (location, 2), (describe, 1.5),
+    (colour, 1.5), (kind, 1.5), (count, 3), (relation, 8), (location, 2), (describe, 1.5),
     (background, 0.4), (presence, 1), (confirmation, 0.6), (as_json, 0.6),
 )  # fmt: skip
 

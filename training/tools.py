@@ -262,9 +262,7 @@ def _request(rng: np.random.Generator, index: int) -> tuple[str, list]:
 def unanswerable(rng: np.random.Generator, declared: tuple[int, ...] = ()) -> tuple[str, str]:
     """A request that would need a tool other than those declared."""
     missing = [i for i in range(len(_TOOLS)) if i not in declared and i != _ADDING]
-    weights = np.array([4.0 if i == 0 else 1.0 for i in missing])
-    index = int(rng.choice(missing, p=weights / weights.sum()))
-    return _request(rng, index)[0], CANNOT
+    return _request(rng, int(rng.choice(missing)))[0], CANNOT
 
 
 def _spoken(turn: tuple[str, str]) -> list[dict]:
@@ -275,15 +273,17 @@ def _spoken(turn: tuple[str, str]) -> list[dict]:
 def conversation(rng: np.random.Generator) -> tuple[list[dict], list[dict]]:
     """(messages, tools): a declared tool is called when asked for, and only then."""
     number = int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
-    indices = [int(i) for i in rng.choice(len(_TOOLS), number, replace=False)]
+    odds = np.array([4.0 if i == 0 else 1.0 for i in range(len(_TOOLS))])  # weather most of all
+    odds /= odds.sum()
+    indices = [int(i) for i in rng.choice(len(_TOOLS), number, replace=False, p=odds)]
     declared = [_declare(rng, index) for index in indices]
     messages: list[dict] = []
     roll = rng.random()
-    if roll < 0.12:
+    if roll < 0.04:
         return _spoken(unanswerable(rng, tuple(indices))), declared
-    if roll < 0.45:
+    if roll < 0.3:
         messages += _spoken(topics.small_talk(rng))
-        if roll < 0.32:
+        if roll < 0.2:
             return messages, declared
     chosen = int(rng.integers(len(indices)))
     function = declared[chosen]["function"]

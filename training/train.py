@@ -28,7 +28,7 @@ DECAY_FROM = 0.65  # share of the time at full learning rate
 
 @dataclass(frozen=True)
 class Plan:
-    minutes: float = 65.0
+    minutes: float = 80.0
     pictures: int = 24  # canvases to a step
     talks: int = 24  # text-only conversations to a step
     rate: float = 1.5e-3
@@ -52,7 +52,7 @@ SMOKE = {
 class Patches(nn.Module):
     """What each patch shows, told from a layer's states; `pictures.PatchTargets` has the truth.
 
-    The mask is what gets shapes learned at all: it takes the outline out of 72 pairs of colours.
+    The mask asks for the outline, whatever pair of colours it is drawn in.
     """
 
     def __init__(self, width: int) -> None:
