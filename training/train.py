@@ -42,10 +42,10 @@ class Plan:
     print_every: int = 25  # steps
 
 
-# Less than a minute on two cores, without the wait for a compiler: enough to see the loss fall.
+# Half a minute on one core, without the wait for a compiler: enough to see the loss fall.
 SMOKE = {
-    "minutes": 10, "pictures": 4, "talks": 4, "steps": 48, "compile": False, "workers": 0,
-    "print_every": 8, "rate": 4e-3,
+    "minutes": 10, "pictures": 4, "talks": 4, "steps": 32, "compile": False, "workers": 0,
+    "print_every": 8, "rate": 4e-3, "threads": 1,
 }  # fmt: skip
 
 

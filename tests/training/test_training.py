@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[2] / "checkpoint"
 
 def test_the_loss_falls_in_a_smoke_run(tmp_path: Path) -> None:
     losses = train.run(replace(train.Plan(), **train.SMOKE), tmp_path)
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]
     assert (tmp_path / "checkpoint" / "model.safetensors").exists()
 
 
