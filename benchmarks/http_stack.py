@@ -255,6 +255,7 @@ async def _burst(side: Side, stream: bool, concurrency: int, count: int, index: 
         "ttft_p95_ms": round(quantiles(firsts, n=20)[-1] if count > 1 else firsts[0], 2),
         "latency_p50_ms": round(1000 * median(answer.last for answer in burst.answers), 2),
         "prompt_tokens": round(median(answer.prompt_tokens for answer in burst.answers)),
+        "events": round(median(answer.events for answer in burst.answers), 1),
         "cpu_ms": {name: round(1000 * each / count, 3) for name, each in spent.items()},
     }
 
@@ -308,6 +309,10 @@ def _report(head: dict[str, Any], seen: list[dict[str, Any]]) -> None:
                 "front-end CPU ms/request, ours / vLLM": fronts,
                 "front-end ratio": found["front ratio"].text()
                 + (f", target ≤ {FRONT_TARGET}" if stream else ""),
+                "events an answer": f"{found['serving events'].median:.0f} / "
+                f"{found['vllm events'].median:.0f}"
+                if stream
+                else "",
                 "engine CPU": f"{found['serving engine'].median:.1f} / "
                 f"{found['vllm engine'].median:.1f}",
             }
@@ -352,6 +357,7 @@ def _compared(cells: list[dict[str, Any]]) -> dict[str, Spread]:
         found[f"{side} rate"] = rounds.each(rates, side)
         found[f"{side} front"] = rounds.each(fronts, side)
         found[f"{side} ttft"] = Spread.of([cell[side]["ttft_p50_ms"] for cell in cells])
+        found[f"{side} events"] = Spread.of([cell[side]["events"] for cell in cells])
         found[f"{side} engine"] = Spread.of([cell[side]["cpu_ms"]["engine"] for cell in cells])
     return found
 

@@ -17,6 +17,7 @@ from typing import cast
 HOST = "127.0.0.1"
 # An answer's last bytes, in which its usage is.
 _TAIL = 1024
+_EVENT = b"data: "
 _COMPLETION = re.compile(rb'"completion_tokens": ?(\d+)')
 _PROMPT = re.compile(rb'"prompt_tokens": ?(\d+)')
 _LENGTH = re.compile(rb"\r\ncontent-length: ?(\d+)", re.IGNORECASE)
@@ -30,6 +31,7 @@ class Answer:
     first: float
     last: float
     tail: bytes
+    events: int  # of the event stream; 0 in a plain answer
 
     @property
     def completion_tokens(self) -> int:
@@ -71,6 +73,7 @@ class _Connection(asyncio.Protocol):
     def ask(self, request: bytes) -> asyncio.Future[Answer]:
         self._answer = asyncio.get_running_loop().create_future()
         self._head, self._tail = b"", b""
+        self._events = 0
         self._status, self._left = 0, 0  # bytes left of the body; -1: until the last chunk
         self._first: float | None = None
         self._sent = time.perf_counter()
@@ -94,13 +97,14 @@ class _Connection(asyncio.Protocol):
         if self._first is None:
             self._first = now
         self._tail = (self._tail + data)[-_TAIL:]
+        self._events += data.count(_EVENT)
         if self._left >= 0:
             self._left -= len(data)
         if self._left == 0 or (self._left < 0 and self._tail.endswith(b"0\r\n\r\n")):
-            self._end(Answer(self._status, self._first, now, self._tail))
+            self._end(Answer(self._status, self._first, now, self._tail, self._events))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(Answer(0, 0.0, 0.0, b""))
+        self._end(Answer(0, 0.0, 0.0, b"", 0))
 
     def _end(self, answer: Answer) -> None:
         if self._answer is not None and not self._answer.done():
