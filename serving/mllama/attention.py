@@ -46,8 +46,8 @@ class CrossMetadata:
     """The backend's own metadata over segments; None when no row sees an image."""
     visible: torch.Tensor | None
     """(N, 1) bool: rows that see an image; None when none does."""
-    write_slots: torch.Tensor
-    """(W,) int64 places in the paged KV for this step's encoder tokens."""
+    write_slots: torch.Tensor | None
+    """(W,) int64 places in the paged KV for this step's encoder tokens; None if it has none."""
 
 
 @lru_cache
@@ -68,7 +68,9 @@ def cross_attention_backend(underlying: type[AttentionBackend]) -> type[Attentio
             assert isinstance(plan, StepPlan), "the model runner left no plan"
             table = common_attn_metadata.block_table_tensor
             size = self.kv_cache_spec.block_size
-            metadata = CrossMetadata(None, None, write_slots(plan, table, size))
+            metadata = CrossMetadata(None, None, None)
+            if plan.write_slots.size:
+                metadata.write_slots = write_slots(plan, table, size)
             if plan.sees_images:
                 common = over_segments(plan, common_attn_metadata, size)
                 metadata.backend = super().build(0, common, fast_build)

@@ -13,7 +13,7 @@ from vllm.config import VllmConfig
 from vllm.config.multimodal import ImageDummyOptions
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
-from serving.mllama.plan import ALIGNMENT, slots_for
+from serving.mllama.plan import ALIGNMENT, Layout, layout_of, slots_for
 
 DEFAULT_IMAGES = 4
 """Images a prompt may hold when `--limit-mm-per-prompt` does not say."""
@@ -57,6 +57,13 @@ def max_request_slots(vllm_config: VllmConfig) -> int:
     vision = model.hf_config.vision_config
     images = model.multimodal_config.get_limit_per_prompt("image")
     return int(images) * slots_for(vision.max_num_tiles, tile_tokens(vision))
+
+
+def request_layout(config: Any, request: Any) -> Layout:
+    """The images of a request, as either model runner knows it. `config`: MllamaConfig."""
+    slots = [feature.mm_position.length for feature in request.mm_features]
+    tokens = tile_tokens(config.vision_config)
+    return layout_of(request.prompt_token_ids, config.image_token_index, slots, tokens)
 
 
 def check_supported(vllm_config: VllmConfig) -> None:

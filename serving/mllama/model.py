@@ -117,7 +117,8 @@ class MllamaForConditionalGeneration(nn.Module, SupportsMultiModal):
         text = self.language_model.model
         metadata = text.cross_metadata()
         if encoder_outputs and metadata is not None:
-            text.remember(torch.cat(list(encoder_outputs)), metadata)
+            assert metadata.write_slots is not None, "encoder outputs that no request starts with"
+            text.remember(torch.cat(list(encoder_outputs)), metadata.write_slots)
         visible = None if metadata is None else metadata.visible
         return text(input_ids, positions, inputs_embeds, visible)
 

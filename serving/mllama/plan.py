@@ -85,6 +85,18 @@ def lay_out(positions: Sequence[int], lengths: Sequence[int]) -> Layout:
     return Layout(tuple(positions), tuple(lengths), tuple(firsts), tuple(runs))
 
 
+def layout_of(
+    prompt: Sequence[int], image_token: int, slots: Sequence[int], tile_tokens: int
+) -> Layout:
+    """The layout of a prompt's images from its token ids and the slots reserved for each.
+
+    Raises:
+        ValueError: the image tokens or the slots fit no images of `tile_tokens` tokens a tile.
+    """
+    positions = [position for position, token in enumerate(prompt) if token == image_token]
+    return lay_out(positions, [tiles_of(each, tile_tokens) * tile_tokens for each in slots])
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Consecutive rows of one request that see the same slots. `visible` 0: they see nothing."""
@@ -119,6 +131,11 @@ class Row:
     layout: Layout | None
     computed: int
     scheduled: int
+
+    @property
+    def starts(self) -> bool:
+        """Whether this is the step in which the request's images are encoded and written."""
+        return self.layout is not None and self.computed == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from serving.mllama.config import tile_tokens
+from serving.mllama.config import request_layout
 from serving.mllama.kv import MllamaCrossAttentionSpec
-from serving.mllama.plan import Layout, Row, StepPlan, lay_out, plan_step, tiles_of
+from serving.mllama.plan import Layout, Row, StepPlan, plan_step
 
 _original = GPUModelRunner._get_encoder_seq_lens
 
@@ -47,9 +47,8 @@ def _plan(runner: Any, scheduled: dict[str, int]) -> StepPlan:
     for request, tokens in scheduled.items():
         index = batch.req_id_to_index[request]
         computed = int(batch.num_computed_tokens_cpu[index])
-        layout = _layout(runner, runner.requests[request])
-        rows[index] = Row(layout, computed, tokens)
-        if layout is not None and computed == 0:
+        rows[index] = Row(_layout(runner, runner.requests[request]), computed, tokens)
+        if rows[index].starts:
             encoded.append(index)
     return plan_step(rows, encoded)
 
@@ -60,15 +59,6 @@ def _layout(runner: Any, request: Any) -> Layout | None:
         return None
     layout: Layout | None = getattr(request, "mllama_layout", None)
     if layout is None:
-        config = runner.model_config.hf_config
-        layout = layout_of(config, request.prompt_token_ids, request.mm_features)
+        layout = request_layout(runner.model_config.hf_config, request)
         request.mllama_layout = layout
     return layout
-
-
-def layout_of(config: Any, prompt: list[int], features: Any) -> Layout:
-    """Lay out a prompt's images from its tokens and vLLM's placeholder of each image."""
-    tokens = tile_tokens(config.vision_config)
-    positions = [i for i, token in enumerate(prompt) if token == config.image_token_index]
-    lengths = [tiles_of(f.mm_position.length, tokens) * tokens for f in features]
-    return lay_out(positions, lengths)

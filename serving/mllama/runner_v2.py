@@ -17,8 +17,8 @@ from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.model_states.encoder_decoder import EncoderDecoderModelState
 from vllm.v1.worker.gpu.model_states.interface import ModelSpecificAttnMetadata
 
+from serving.mllama.config import request_layout
 from serving.mllama.plan import Layout, Row, StepPlan, plan_step
-from serving.mllama.runner_v1 import layout_of
 
 
 @dataclass
@@ -44,11 +44,8 @@ class MllamaModelState(EncoderDecoderModelState):
     def add_request(self, req_index: int, new_req_data: Any) -> None:
         """Lay out the images of a request that starts, or starts again after a preemption."""
         if new_req_data.mm_features:
-            self.layouts[new_req_data.req_id] = layout_of(
-                self.model_config.hf_config,
-                new_req_data.prompt_token_ids,
-                new_req_data.mm_features,
-            )
+            layout = request_layout(self.model_config.hf_config, new_req_data)
+            self.layouts[new_req_data.req_id] = layout
 
     def remove_request(self, req_id: str) -> None:
         """Forget a request that ended."""
@@ -65,9 +62,7 @@ class MllamaModelState(EncoderDecoderModelState):
                 strict=False,
             )
         ]
-        encoded = [
-            index for index, row in enumerate(rows) if row.layout is not None and row.computed == 0
-        ]
+        encoded = [index for index, row in enumerate(rows) if row.starts]
         return plan_step(rows, encoded)
 
     def prepare_attn(

@@ -157,14 +157,14 @@ class MllamaTextModel(nn.Module):
         x, _ = self.norm(x, residual)
         return x
 
-    def remember(self, states: torch.Tensor, metadata: CrossMetadata) -> None:
-        """Store the cross-attention KV of (W, hidden) encoder tokens, in every cross layer.
+    def remember(self, states: torch.Tensor, slots: torch.Tensor) -> None:
+        """Store the KV of (W, hidden) encoder tokens at (W,) places, in every cross layer.
 
         Before the layers run, and whether or not a row of this step sees an image: with chunked
         prefill the first chunk may end before the first `<|image|>`.
         """
         for index in sorted(self.cross_layers):
-            self.layers[index].cross_attn.remember(states, metadata.write_slots)
+            self.layers[index].cross_attn.remember(states, slots)
 
     def cross_metadata(self) -> CrossMetadata | None:
         """This step's plan on the device; all cross layers share it."""
