@@ -45,6 +45,8 @@ def _variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray runs its workers at nice 15: the replica would yield to its own engine.
+        "RAY_worker_niceness": "0",
         # Ray gives up on its raylet after 30 s, which a busy machine exceeds.
         "RAY_raylet_start_wait_time_s": "120",
         # The engine core runs the model itself instead of starting yet another process for it.

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 from ray import serve
 from ray.serve.config import BackpressureConfig
@@ -57,8 +56,11 @@ class Replica:
 
 
 def _log_to_ray() -> None:
-    """Our log lines, the access log among them, go to the worker's output, which Ray keeps."""
-    handler = logging.StreamHandler(sys.stdout)
+    """Our log lines, the access log among them, go to the worker's output, which Ray keeps.
+
+    To the descriptor: `sys.stdout` is a logger of Serve's, which walks the stack for each line.
+    """
+    handler = logging.StreamHandler(open(1, "w", encoding="utf-8", buffering=1, closefd=False))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("serving")
     logger.addHandler(handler)
