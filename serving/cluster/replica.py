@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from ray import serve
 from ray.serve.config import BackpressureConfig
@@ -60,7 +61,7 @@ def _log_to_ray() -> None:
 
     To the descriptor: `sys.stdout` is a logger of Serve's, which walks the stack for each line.
     """
-    handler = logging.StreamHandler(open(1, "w", encoding="utf-8", buffering=1, closefd=False))
+    handler = logging.StreamHandler(os.fdopen(1, "w", 1, "utf-8", closefd=False))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("serving")
     logger.addHandler(handler)
