@@ -197,9 +197,9 @@ class MllamaTextModel(nn.Module):
             for index in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.without_images = WithoutImages(text=self, vllm_config=vllm_config)
+        self.without_images = WithoutImages(text=self)
         with set_model_tag("with_images"):  # its own folder in the compilation cache
-            self.with_images = WithImages(text=self, vllm_config=vllm_config)
+            self.with_images = WithImages(text=self)
         # One place for all steps, which captured graphs read.
         rows = vllm_config.scheduler_config.max_num_batched_tokens
         self.register_buffer("visible", torch.zeros(rows, 1, dtype=torch.bool), persistent=False)
