@@ -141,7 +141,12 @@ def _delta(output: RequestOutput, usage: Usage) -> Delta | None:
         return Delta(text=completion.text, usage=usage) if completion.text else None
     if completion.finish_reason not in _FINISH:
         raise EngineFailed(f"The engine ended the request: {completion.finish_reason}")
-    return Delta(text=completion.text, finish=_FINISH[completion.finish_reason], usage=usage)
+    return Delta(
+        text=completion.text,
+        finish=_FINISH[completion.finish_reason],
+        usage=usage,
+        stop=completion.stop_reason if isinstance(completion.stop_reason, str) else None,
+    )
 
 
 @contextmanager
