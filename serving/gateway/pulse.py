@@ -15,10 +15,12 @@ class Pulse:
     The block sets `heard` with everything it sends: an attribute and no timer per token.
     """
 
-    def __init__(self, comment: Callable[[], Awaitable[None]], silence: float = SILENCE) -> None:
+    def __init__(
+        self, comment: Callable[[], Awaitable[None]], silence: float | None = None
+    ) -> None:
         self.heard = False
         self._comment = comment
-        self._silence = silence
+        self._silence = SILENCE if silence is None else silence
 
     async def __aenter__(self) -> Pulse:
         self._task = asyncio.create_task(self._beat())
