@@ -21,6 +21,7 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 from serving.catalog import Model
 from serving.core import Delta, Finish, Generation, Image, RawPrompt, Usage
 from serving.engine import images, sampling
+from serving.engine.pace import Pace
 from serving.engine.prompt import Prompter, images_of
 from serving.errors import (
     ContextExceeded,
@@ -47,10 +48,13 @@ class VllmEngine:
         self._prompter = Prompter.load(model.checkpoint)
         self._llm = AsyncLLM.from_engine_args(_engine_args(model))
         self._defaults = self._llm.model_config.get_diff_sampling_param()
+        self._pace = Pace()
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`. Closing or cancelling aborts in the engine, at any point."""
-        with _in_our_words():
+        with self._in_our_words():
+            if not generation.may_wait and self._waiting() >= 0:
+                raise self._overloaded("Capacity temporarily exceeded, please try again.")
             if _is_quick(generation):
                 prompt = self._prepare(generation)
             else:
@@ -64,15 +68,41 @@ class VllmEngine:
                     usage = _counted(usage, output)
                     if (delta := _delta(output, usage)) is not None:
                         yield delta
+            self._pace.left(time.monotonic())
 
     async def check_health(self) -> None:
         """Raises: EngineFailed: the engine process is dead or its loop broke."""
-        with _in_our_words():
+        with self._in_our_words():
             await self._llm.check_health()
 
     def close(self) -> None:
         """Stop the engine process."""
         self._llm.shutdown()
+
+    def _waiting(self) -> int:
+        """Requests beyond what runs at once; negative while there is room."""
+        unfinished: int = self._llm.output_processor.get_num_unfinished_requests()
+        return unfinished - self._llm.vllm_config.scheduler_config.max_num_seqs
+
+    def _overloaded(self, message: str) -> Overloaded:
+        """A refusal that says when those who wait now will have begun."""
+        return Overloaded(message, self._pace.wait(self._waiting(), time.monotonic()))
+
+    @contextmanager
+    def _in_our_words(self) -> Iterator[None]:
+        """vLLM's exceptions become ours; cancellation and closing pass through."""
+        try:
+            yield
+        except ServingError:
+            raise
+        except GracefulHTTPError as error:
+            raise self._overloaded(str(error)) from error
+        except Exception as error:
+            # vLLM wraps what its checks of a request raise; those are the caller's to mend.
+            cause = error.__cause__ if isinstance(error, EngineGenerateError) else error
+            if isinstance(cause, ValueError | VLLMClientError):
+                raise InvalidInput(_CPP_LOCATION.sub("", str(cause)).strip()) from error
+            raise EngineFailed("The engine failed on this request") from error
 
     def _prepare(self, generation: Generation) -> TokensPrompt:
         """The prompt's tokens and its decoded pictures, checked against the model's limits."""
@@ -147,20 +177,3 @@ def _delta(output: RequestOutput, usage: Usage) -> Delta | None:
         usage=usage,
         stop=completion.stop_reason if isinstance(completion.stop_reason, str) else None,
     )
-
-
-@contextmanager
-def _in_our_words() -> Iterator[None]:
-    """vLLM's exceptions become ours; cancellation and closing pass through."""
-    try:
-        yield
-    except ServingError:
-        raise
-    except GracefulHTTPError as error:
-        raise Overloaded(str(error)) from error
-    except Exception as error:
-        # vLLM wraps what its checks of a request raise; those are the caller's to mend.
-        cause = error.__cause__ if isinstance(error, EngineGenerateError) else error
-        if isinstance(cause, ValueError | VLLMClientError):
-            raise InvalidInput(_CPP_LOCATION.sub("", str(cause)).strip()) from error
-        raise EngineFailed("The engine failed on this request") from error

@@ -14,6 +14,7 @@ from serving.core import Receipt
 from serving.engine import Engine
 from serving.errors import ServingError
 from serving.gateway import body, routes, stream
+from serving.gateway.agreement import Agreements
 from serving.gateway.asgi import Receive, Scope, Send
 from serving.gateway.auth import Credentials, token_id
 from serving.gateway.errors import declared
@@ -41,10 +42,12 @@ class Gateway:
         max_body_bytes: int = body.MAX_BODY_BYTES,
         observers: Iterable[Observer] = (),
         padded: bool = False,
+        agreements: Agreements | None = None,
     ) -> None:
         """`observers` get each receipt, in order; `receipts.log_access` is one.
 
-        With `padded`, native streams hide the length of their tokens.
+        With `padded`, native streams hide the length of their tokens; with `agreements`, accounts
+        must agree to a model's licence first.
         """
         self._engine = engine
         self._catalog = catalog
@@ -52,6 +55,7 @@ class Gateway:
         self._max_body_bytes = max_body_bytes
         self._observers = tuple(observers)
         self._padded = padded
+        self._agreements = agreements
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -116,8 +120,10 @@ class Gateway:
         data = await body.read(scope, receive, self._max_body_bytes)
         ask = Ask(draft.id, self._catalog, target.model, int(time()), self._padded)
         generation, writer = dialect.parse(data, ask)
-        draft.model = generation.model
-        draft.price = self._catalog.find(generation.model).neurons
+        model = self._catalog.find(generation.model)
+        draft.model, draft.price = model.id, model.neurons
+        if self._agreements is not None:
+            self._agreements.check(target.account, model, generation)
         answer = stream.answer_stream if generation.stream else stream.answer_plain
         await answer(self._engine, generation, writer, receive, send, draft)
 
