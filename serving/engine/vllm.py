@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -35,6 +37,8 @@ from serving.errors import (
 # Finish reasons of vLLM that end an answer well; the others are errors and aborts.
 _FINISH = {"stop": Finish.STOP, "repetition": Finish.STOP, "length": Finish.LENGTH}
 _QUICK_CHARACTERS = 4096
+# A picture at the limit takes up to 0.7 GB while it is decoded: not too many of them at once.
+_PREPARERS = min(4, os.cpu_count() or 1)
 # The grammar library puts the time and its source line before its words.
 _CPP_LOCATION = re.compile(r"\[[\d:]+\] \S+:\d+: ")
 
@@ -49,6 +53,7 @@ class VllmEngine:
         self._llm = AsyncLLM.from_engine_args(_engine_args(model))
         self._defaults = self._llm.model_config.get_diff_sampling_param()
         self._pace = Pace()
+        self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`. Closing or cancelling aborts in the engine, at any point."""
@@ -58,7 +63,8 @@ class VllmEngine:
             if _is_quick(generation):
                 prompt = self._prepare(generation)
             else:
-                prompt = await asyncio.to_thread(self._prepare, generation)
+                loop = asyncio.get_running_loop()
+                prompt = await loop.run_in_executor(self._preparers, self._prepare, generation)
             params = sampling.params(generation, self._defaults)
             usage = Usage(prompt_tokens=len(prompt["prompt_token_ids"]))
             rendered = await self._render(prompt)
@@ -76,7 +82,8 @@ class VllmEngine:
             await self._llm.check_health()
 
     def close(self) -> None:
-        """Stop the engine process."""
+        """Stop the engine process and the threads."""
+        self._preparers.shutdown(wait=False, cancel_futures=True)
         self._llm.shutdown()
 
     def _waiting(self) -> int:
