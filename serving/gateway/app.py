@@ -13,7 +13,7 @@ from serving.catalog import Catalog
 from serving.core import Receipt
 from serving.engine import Engine
 from serving.errors import ServingError
-from serving.gateway import body, routes, stream
+from serving.gateway import body, openapi, routes, stream
 from serving.gateway.agreement import Agreements
 from serving.gateway.asgi import Receive, Scope, Send
 from serving.gateway.auth import Credentials, token_id
@@ -61,6 +61,8 @@ class Gateway:
         match scope["type"]:
             case "http" if scope["path"] == HEALTH:
                 await self._health(send)
+            case "http" if scope["path"] == openapi.PATH:
+                await stream.send_json(send, Draft(str(uuid4())), openapi.document())
             case "http":
                 await self._metered(scope, receive, send)
             case "lifespan":

@@ -79,7 +79,7 @@ ROUTES: Mapping[str, Mapping[str, Target]] = {
     "ai/tasks/search": _shows("ai/tasks/search", pages.tasks),
     "tokens/verify": _shows("tokens/verify", pages.token),
 }
-_USER_ROUTES = {"tokens/verify": _shows("user/tokens/verify", pages.token)}
+USER_ROUTES = {"tokens/verify": _shows("user/tokens/verify", pages.token)}
 
 
 def match(scope: Scope) -> Target:
@@ -92,7 +92,7 @@ def match(scope: Scope) -> Target:
     """
     path = _path(scope)
     if path.startswith(_USER):
-        if (known := _USER_ROUTES.get(path.removeprefix(_USER).rstrip("/"))) is None:
+        if (known := USER_ROUTES.get(path.removeprefix(_USER).rstrip("/"))) is None:
             raise UnknownPath
         return _by_verb(known, scope)
     account, rest = _split(path)
