@@ -55,9 +55,9 @@ class Calls:
         calls: tuple[ToolCall, ...] = ()
         whole = delta.finish is not None
         # Only these characters end a call: the text is not read again for every token.
-        closing = whole or not {"}", "]", ")"}.isdisjoint(delta.text)
+        closing = whole or not {"}", "]"}.isdisjoint(delta.text)
         if closing:
-            calls, self._held = read(self._held, self._names)
+            calls, self._held = _read(self._held, self._names, whole)
             self._found = self._found or bool(calls)
         if self._found:
             self._held = self._held.lstrip(_BETWEEN)
@@ -76,21 +76,22 @@ class Calls:
         return not start or any(start.startswith(o) or o.startswith(start) for o in self._openings)
 
 
-def read(text: str, names: frozenset[str]) -> _Found:
-    """The calls that `text` begins with, and the rest; white space alone is no rest."""
+def _read(text: str, names: frozenset[str], whole: bool) -> _Found:
+    """The calls that `text` begins with, and the rest."""
     calls: tuple[ToolCall, ...] = ()
     while True:
-        found, rest = _first(text, names)
+        found, rest = _first(text, names, whole)
         if not found:
             return calls, text
         calls, text = calls + found, rest.lstrip(_BETWEEN)
 
 
-def _first(text: str, names: frozenset[str]) -> _Found:
+def _first(text: str, names: frozenset[str], whole: bool) -> _Found:
     """The call, or list of calls, at the beginning; and what follows it."""
     start = text.lstrip().removeprefix(_PYTHON_TAG).lstrip()
     if not start.startswith(("{", "[")):
-        return _python(start, names)
+        # Only its end tells that a call in Python is one.
+        return _python(start, names) if whole else ((), text)
     try:
         value, end = _decoder.raw_decode(start)
     except (ValueError, RecursionError):
