@@ -10,14 +10,18 @@ ServingError
 │   ├── BodyTooLarge     the body is longer than this deployment reads
 │   ├── MalformedBody    the body is not JSON
 │   ├── InvalidInput     a field breaks the published schema
+│   │   └── InvalidChoice  `tool_choice` is none of the choices
 │   ├── InvalidImage     an image cannot be decoded, or there are too many
 │   │   └── NotAnImage   an image field holds neither bytes nor text
 │   ├── UnknownModel     no such model in the catalogue
+│   ├── UnknownEntry     nothing to show of a model that is not in the catalogue
 │   ├── LoraUnsupported  the model takes no adapters
 │   └── ContextExceeded  prompt and output do not fit the context window
 ├── Unauthenticated      no credentials, or not understood
 │   └── WrongToken       well-formed credentials that nobody holds
 ├── Forbidden            credentials that do not open this account
+├── NotAgreed            the account has not agreed to the model's licence yet
+│   └── Agreed           it just did, which the API answers with an error too
 ├── Overloaded           try again later
 ├── JsonNotMet           the model's answer is not the JSON that was asked for
 └── EngineFailed         the engine died or broke on this request
@@ -59,10 +63,10 @@ class BadRequest(ServingError):
 
 
 class MissingBody(BadRequest):
-    """There is no body where one is needed."""
+    """There is no body, or no header, where one is needed; `what` names it."""
 
-    def __init__(self) -> None:
-        super().__init__("Request is missing headers or body: body")
+    def __init__(self, what: str = "body") -> None:
+        super().__init__(f"Request is missing headers or body: {what}")
 
 
 class BodyTooLarge(BadRequest):
@@ -79,6 +83,13 @@ class MalformedBody(BadRequest):
 
 class InvalidInput(BadRequest):
     """A field is missing, of the wrong type or out of range."""
+
+
+class InvalidChoice(InvalidInput):
+    """`tool_choice` is none of those there are."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid input")
 
 
 class InvalidImage(BadRequest):
@@ -101,6 +112,13 @@ class UnknownModel(BadRequest):
     def __init__(self, model: str) -> None:
         super().__init__(f"No such model {model} or task")
         self.model = model
+
+
+class UnknownEntry(BadRequest):
+    """The catalogue has no page about such a model."""
+
+    def __init__(self) -> None:
+        super().__init__("The model name is invalid")
 
 
 class LoraUnsupported(BadRequest):
@@ -131,6 +149,26 @@ class WrongToken(Unauthenticated):
 
 class Forbidden(ServingError):
     """The credentials are not those of this account."""
+
+
+class NotAgreed(ServingError):
+    """The account must agree to the model's licence before it uses the model."""
+
+    def __init__(self, terms: str) -> None:
+        super().__init__(
+            "Prior to using this model, you must submit the prompt 'agree'. "
+            f"By submitting it you accept the model's terms: {terms}"
+        )
+
+
+class Agreed(NotAgreed):
+    """The account has agreed with this request; the next one is served."""
+
+    def __init__(self) -> None:
+        Exception.__init__(
+            self,
+            "Thank you for agreeing to this model's terms. You may now use the model.",
+        )
 
 
 class Overloaded(ServingError):

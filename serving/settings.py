@@ -27,6 +27,10 @@ class Settings(BaseSettings):
     # Pictures arrive as base64 inside JSON.
     max_body_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
     state_dir: Path = Path(".state")
+    # Native streams carry filler, so that the sizes of packets do not tell the sizes of tokens.
+    stream_padding: bool = False
+    # Accounts send the prompt `agree` once before they use the model.
+    licence_gate: bool = False
 
     def resolved(self) -> Settings:
         """With an account and a token: the ones set, else those made at the first start.

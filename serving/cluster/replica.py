@@ -13,6 +13,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from serving.catalog import Catalog, Model
+from serving.gateway.agreement import Agreements
 from serving.gateway.app import Gateway
 from serving.gateway.auth import Credentials
 from serving.gateway.receipts import log_access
@@ -27,7 +28,14 @@ _MAX_ONGOING = 4096
 class Replica:
     """Serves the catalogue's one model to one account."""
 
-    def __init__(self, models: Catalog, credentials: Credentials, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        models: Catalog,
+        credentials: Credentials,
+        max_body_bytes: int,
+        padded: bool,
+        agreements: Agreements | None,
+    ) -> None:
         """Load the model; Serve sends no request before this returns."""
         # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
         from serving.engine.vllm import VllmEngine
@@ -40,6 +48,8 @@ class Replica:
             credentials,
             max_body_bytes=max_body_bytes,
             observers=(log_access,),
+            padded=padded,
+            agreements=agreements,
         )
 
     async def __serve_build_asgi_app__(self) -> Gateway:
@@ -92,7 +102,14 @@ def application(settings: Settings) -> serve.Application:
         max_constructor_retry_count=2,
     )
     credentials = Credentials(settings.account_id, settings.api_token)
-    return deployment.bind(models, credentials, settings.max_body_bytes)
+    agreements = Agreements(settings.state_dir.resolve() / "agreements")
+    return deployment.bind(
+        models,
+        credentials,
+        settings.max_body_bytes,
+        settings.stream_padding,
+        agreements if settings.licence_gate else None,
+    )
 
 
 def configured(args: dict[str, str]) -> serve.Application:

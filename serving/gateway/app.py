@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from time import time
+from urllib.parse import parse_qsl
 from uuid import uuid4
 
 from serving.catalog import Catalog
 from serving.core import Receipt
 from serving.engine import Engine
 from serving.errors import ServingError
-from serving.gateway import body, routes, stream
+from serving.gateway import body, openapi, routes, stream
+from serving.gateway.agreement import Agreements
 from serving.gateway.asgi import Receive, Scope, Send
-from serving.gateway.auth import Credentials
+from serving.gateway.auth import Credentials, token_id
 from serving.gateway.errors import declared
 from serving.gateway.receipts import Draft, Observer
+from serving.gateway.routes import Target
 from serving.gateway.watch import ClientLeft, noticing
-from serving.protocol import envelope, native
+from serving.protocol import envelope
+from serving.protocol.dialect import Ask, Dialect
+from serving.protocol.pages import Visit
 
 HEALTH = "/-/healthz"
 
@@ -35,18 +41,28 @@ class Gateway:
         *,
         max_body_bytes: int = body.MAX_BODY_BYTES,
         observers: Iterable[Observer] = (),
+        padded: bool = False,
+        agreements: Agreements | None = None,
     ) -> None:
-        """`observers` get each receipt, in order; `receipts.log_access` is one."""
+        """`observers` get each receipt, in order; `receipts.log_access` is one.
+
+        With `padded`, native streams hide the length of their tokens; with `agreements`, accounts
+        must agree to a model's licence first.
+        """
         self._engine = engine
         self._catalog = catalog
         self._credentials = credentials
         self._max_body_bytes = max_body_bytes
         self._observers = tuple(observers)
+        self._padded = padded
+        self._agreements = agreements
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
             case "http" if scope["path"] == HEALTH:
                 await self._health(send)
+            case "http" if scope["path"] == openapi.PATH:
+                await stream.send_json(send, Draft(str(uuid4())), openapi.document())
             case "http":
                 await self._metered(scope, receive, send)
             case "lifespan":
@@ -79,20 +95,44 @@ class Gateway:
             draft.failed(failure)
             if draft.answering:
                 raise  # too late to say anything: let the server cut the connection
-            answer = envelope.failure(failure, draft.id)
+            answer = draft.failure(failure, draft.id)
             await stream.send_json(send, draft, answer, envelope.headers(failure))
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, draft: Draft) -> None:
         """The cheap checks before the body is read, the body before the engine is asked."""
         target = routes.match(scope)
-        draft.route, draft.account = target.route, target.account
+        draft.route, draft.account, draft.failure = target.route, target.account, target.failure
         self._credentials.check(scope["headers"], target.account)
-        model = self._catalog.find(target.model)
-        draft.model = model.id
+        if isinstance(target.action, Dialect):
+            await self._generate(target, target.action, scope, receive, send, draft)
+        else:
+            await stream.send_json(send, draft, target.action(self._visit(target, scope)))
+
+    async def _generate(
+        self,
+        target: Target,
+        dialect: Dialect,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        draft: Draft,
+    ) -> None:
+        if target.model:
+            draft.model = self._catalog.find(target.model).id
         data = await body.read(scope, receive, self._max_body_bytes)
-        generation = native.parse(data, id=draft.id, model=model.id, max_images=model.max_images)
+        ask = Ask(draft.id, self._catalog, target.model, int(time()), self._padded)
+        generation, writer = dialect.parse(data, ask)
+        model = self._catalog.find(generation.model)
+        draft.model, draft.price = model.id, model.neurons
+        if self._agreements is not None:
+            self._agreements.check(target.account, model, generation)
         answer = stream.answer_stream if generation.stream else stream.answer_plain
-        await answer(self._engine, generation, receive, send, draft)
+        await answer(self._engine, generation, writer, receive, send, draft)
+
+    def _visit(self, target: Target, scope: Scope) -> Visit:
+        """What a page needs to know."""
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        return Visit(self._catalog, query, target.model, token_id(scope["headers"]))
 
     def _observe(self, receipt: Receipt) -> None:
         for observer in self._observers:

@@ -28,6 +28,8 @@ class Credentials:
     def check(self, headers: Iterable[tuple[bytes, bytes]], account: str) -> None:
         """Return when `headers` (ASGI's: names in lower case) open `account`.
 
+        An empty account stands for whichever the token opens.
+
         Raises:
             Unauthenticated: no credentials, or not a bearer token.
             WrongToken: not the token.
@@ -37,16 +39,27 @@ class Credentials:
         given = sha256(_token(dict(headers))).digest()
         if not hmac.compare_digest(given, self._digest):
             raise WrongToken("Authentication error")
-        if account != self.account:
+        if account and account != self.account:
             raise Forbidden("Authentication error")
 
 
+def token_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """A name for the token in `headers`, of 32 hex digits, that says nothing about it."""
+    return sha256(b"id of " + _token(dict(headers))).hexdigest()[:32]
+
+
 def _token(headers: dict[bytes, bytes]) -> bytes:
-    if authorization := headers.get(b"authorization"):
+    """The token, wherever the clients of the dialects put it."""
+    for name in (b"authorization", b"cf-aig-authorization"):
+        if authorization := headers.get(name):
+            break
+    if authorization:
         bearer = _BEARER.fullmatch(authorization)
         if bearer is None:
             raise Unauthenticated("Authentication failed (status: 400)")
         return bearer[1]
+    if key := headers.get(b"x-api-key"):  # Anthropic's clients
+        return key
     if b"x-auth-key" in headers and b"x-auth-email" in headers:
         raise WrongToken("Authentication error")
     raise Unauthenticated("Missing X-Auth-Key, X-Auth-Email or Authorization headers")
