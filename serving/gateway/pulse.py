@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 
-SILENCE = 15.0  # seconds; proxies cut at 30 and more
+from serving.gateway.watch import ClientLeft
+
+SILENCE = 10.0  # seconds; proxies cut at 30 and more
 
 
 class Pulse:
-    """`async with Pulse(comment):` - awaits `comment()` whenever `silence` seconds pass unheard.
+    """`async with Pulse(comment):` - awaits `comment()` after one to two `SILENCE`s of silence.
 
     The block sets `heard` with everything it sends: an attribute and no timer per token.
     """
 
-    def __init__(
-        self, comment: Callable[[], Awaitable[None]], silence: float | None = None
-    ) -> None:
+    def __init__(self, comment: Callable[[], Awaitable[None]]) -> None:
         self.heard = False
         self._comment = comment
-        self._silence = SILENCE if silence is None else silence
 
     async def __aenter__(self) -> Pulse:
         self._task = asyncio.create_task(self._beat())
@@ -35,8 +35,9 @@ class Pulse:
         self._task.cancel()
 
     async def _beat(self) -> None:
-        while True:
-            self.heard = False
-            await asyncio.sleep(self._silence)
-            if not self.heard:
-                await self._comment()
+        with suppress(ClientLeft):  # who watches for that notices by itself
+            while True:
+                self.heard = False
+                await asyncio.sleep(SILENCE)
+                if not self.heard:
+                    await self._comment()
