@@ -13,31 +13,38 @@ SILENCE = 10.0  # seconds; proxies cut at 30 and more
 
 
 class Pulse:
-    """`async with Pulse(comment):` - awaits `comment()` after one to two `SILENCE`s of silence.
+    """`with Pulse(comment):` - awaits `comment()` after one to two `SILENCE`s of silence.
 
-    The block sets `heard` with everything it sends: an attribute and no timer per token.
+    The block sets `heard` with everything it sends: an attribute and no timer per token. There is
+    one timer per stream, and no task until there is something to say.
     """
 
     def __init__(self, comment: Callable[[], Awaitable[None]]) -> None:
-        self.heard = False
+        self.heard = True
         self._comment = comment
+        self._speaking: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Pulse:
-        self._task = asyncio.create_task(self._beat())
+    def __enter__(self) -> Pulse:
+        self._loop = asyncio.get_running_loop()
+        self._beat()
         return self
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._task.cancel()
+        self._timer.cancel()
+        if self._speaking is not None:
+            self._speaking.cancel()
 
-    async def _beat(self) -> None:
+    def _beat(self) -> None:
+        if not self.heard and (self._speaking is None or self._speaking.done()):
+            self._speaking = self._loop.create_task(self._speak())
+        self.heard = False
+        self._timer = self._loop.call_later(SILENCE, self._beat)
+
+    async def _speak(self) -> None:
         with suppress(ClientLeft):  # who watches for that notices by itself
-            while True:
-                self.heard = False
-                await asyncio.sleep(SILENCE)
-                if not self.heard:
-                    await self._comment()
+            await self._comment()

@@ -73,12 +73,9 @@ async def answer_stream(
         await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
 
     try:
-        async with (
-            Watch(receive),
-            Pulse(comment) as pulse,
-            aclosing(engine.generate(generation)) as deltas,
-        ):
-            last = await _forward(deltas, writer, send, draft, pulse)
+        with Pulse(comment) as pulse:
+            async with Watch(receive), aclosing(engine.generate(generation)) as deltas:
+                last = await _forward(deltas, writer, send, draft, pulse)
     except ClientLeft:
         raise
     except Exception as error:
