@@ -24,7 +24,7 @@ from serving.protocol import envelope, sse
 from serving.protocol.dialect import KEEP_ALIVE, Writer
 
 _EVENTS: Headers = [(b"x-accel-buffering", b"no")]
-# What Workers AI says of itself; clients of the SDKs may pin it.
+# What Workers AI says of itself.
 _API_VERSION = (b"api-version", b"2026-10-01.epoch")
 
 
