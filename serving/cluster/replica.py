@@ -60,7 +60,7 @@ def _log_to_ray() -> None:
 
     To the descriptor: `sys.stdout` is a logger of Serve's, which walks the stack for each line.
     """
-    handler = logging.StreamHandler(open(1, "w", encoding="utf-8", buffering=1, closefd=False))
+    handler = logging.StreamHandler(open(1, "w", encoding="utf-8", buffering=1, closefd=False))  # noqa: SIM115 - for the life of the process
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("serving")
     logger.addHandler(handler)

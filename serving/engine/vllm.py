@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -20,7 +20,7 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 
 from serving.catalog import Model
 from serving.core import Delta, Finish, Generation, Image, RawPrompt, Usage
-from serving.engine import images, sampling
+from serving.engine import Spent, images, sampling, unheard
 from serving.engine.prompt import Prompter, images_of
 from serving.errors import (
     ContextExceeded,
@@ -45,12 +45,15 @@ class VllmEngine:
         """Load the weights; blocks for seconds (small models) to minutes (the published 11B)."""
         self._model = model
         self._prompter = Prompter.load(model.checkpoint)
-        self._llm = AsyncLLM.from_engine_args(_engine_args(model))
+        self._llm = _Llm.from_engine_args(_engine_args(model))
+        self._llm.spent = {}
         self._defaults = self._llm.model_config.get_diff_sampling_param()
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, generation: Generation, spent: Spent = unheard
+    ) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`. Closing or cancelling aborts in the engine, at any point."""
-        with _in_our_words():
+        with _in_our_words(), self._accounted(generation.id, spent):
             if _is_quick(generation):
                 prompt = self._prepare(generation)
             else:
@@ -64,6 +67,15 @@ class VllmEngine:
                     usage = _counted(usage, output)
                     if (delta := _delta(output, usage)) is not None:
                         yield delta
+
+    @contextmanager
+    def _accounted(self, request_id: str, spent: Spent) -> Iterator[None]:
+        """Tell `spent` what the request had used if the block is given up."""
+        try:
+            yield
+        finally:
+            if (usage := self._llm.spent.pop(request_id, None)) is not None:
+                spent(usage)
 
     async def check_health(self) -> None:
         """Raises: EngineFailed: the engine process is dead or its loop broke."""
@@ -86,7 +98,10 @@ class VllmEngine:
         asked = len(tokens) + generation.sampling.max_tokens
         if asked > self._model.context_window:
             raise ContextExceeded(asked, self._model.context_window)
-        return _with_pictures(TokensPrompt(prompt_token_ids=tokens), pictures)
+        prompt = TokensPrompt(prompt_token_ids=tokens)
+        if generation.salt:
+            prompt["cache_salt"] = generation.salt
+        return _with_pictures(prompt, pictures, generation.salt)
 
     async def _render(self, prompt: TokensPrompt) -> Any:
         """vLLM's own preprocessing; tiles and normalises pictures in a thread of its own."""
@@ -94,11 +109,31 @@ class VllmEngine:
         return await self._llm.renderer.process_for_engine_async(parsed, time.time())
 
 
-def _with_pictures(prompt: TokensPrompt, pictures: Sequence[Image]) -> TokensPrompt:
+class _Llm(AsyncLLM):
+    """vLLM's, which keeps for us what an aborted request had used: `spent`, by our ids."""
+
+    spent: dict[str, Usage]
+
+    async def abort(self, request_id: str | Iterable[str], internal: bool = False) -> None:
+        """See `AsyncLLM.abort`; `generate` calls it with its own, internal id."""
+        if internal and isinstance(request_id, str):
+            state = self.output_processor.request_states.get(request_id)
+            if state is not None and state.detokenizer is not None:
+                # The engine is a step or so ahead; what it does not hand over nobody counts.
+                self.spent[state.external_req_id] = Usage(
+                    prompt_tokens=state.prompt_len,
+                    completion_tokens=state.detokenizer.num_output_tokens(),
+                    cached_tokens=state.num_cached_tokens,
+                )
+        await super().abort(request_id, internal)
+
+
+def _with_pictures(prompt: TokensPrompt, pictures: Sequence[Image], salt: str) -> TokensPrompt:
     if pictures:
         prompt["multi_modal_data"] = {"image": [images.decode(picture) for picture in pictures]}
-        # Names for the pictures, cheaper than what vLLM makes itself: digests of all pixels.
-        names = [sha256(picture.data).hexdigest() for picture in pictures]
+        # Names for the pictures, cheaper than what vLLM makes itself: digests of all pixels. With
+        # the salt, so that nobody finds another's picture encoded already.
+        names = [sha256(salt.encode() + picture.data).hexdigest() for picture in pictures]
         prompt["multi_modal_uuids"] = {"image": names}
     return prompt
 

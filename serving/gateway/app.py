@@ -1,4 +1,4 @@
-"""The ASGI application: `Gateway(engine, catalog, credentials)` is one."""
+"""The ASGI application: `Gateway(engine, catalog, authenticator)` is one."""
 
 from __future__ import annotations
 
@@ -12,34 +12,45 @@ from serving.core import Receipt
 from serving.engine import Engine
 from serving.errors import ServingError
 from serving.gateway import body, routes, stream
-from serving.gateway.asgi import Receive, Scope, Send
-from serving.gateway.auth import Credentials
+from serving.gateway.asgi import App, Receive, Scope, Send
+from serving.gateway.auth import Authenticator
 from serving.gateway.errors import declared
 from serving.gateway.receipts import Draft, Observer
+from serving.gateway.tenant import Admission, Begin, Tenant, Unlimited
 from serving.gateway.watch import ClientLeft, noticing
 from serving.protocol import envelope, native
 
 HEALTH = "/-/healthz"
+ADMIN = "/admin/"
 
 _log = logging.getLogger("serving.gateway")
 
 
 class Gateway:
-    """Serves one account's requests to one engine. Every request ends in one `Receipt`."""
+    """Serves the requests of accounts to one engine. Every request ends in one `Receipt`."""
 
     def __init__(
         self,
         engine: Engine,
         catalog: Catalog,
-        credentials: Credentials,
+        authenticator: Authenticator,
         *,
+        admission: Admission | None = None,
+        begin: Begin | None = None,
+        admin: App | None = None,
         max_body_bytes: int = body.MAX_BODY_BYTES,
         observers: Iterable[Observer] = (),
     ) -> None:
-        """`observers` get each receipt, in order; `receipts.log_access` is one."""
+        """`observers` get each receipt, in order; `receipts.log_access` is one.
+
+        `begin` hears of requests as they go to the engine; `admin` serves what is under `ADMIN`.
+        """
         self._engine = engine
         self._catalog = catalog
-        self._credentials = credentials
+        self._authenticator = authenticator
+        self._admission = admission or Unlimited()
+        self._begin = begin
+        self._admin = admin
         self._max_body_bytes = max_body_bytes
         self._observers = tuple(observers)
 
@@ -47,6 +58,8 @@ class Gateway:
         match scope["type"]:
             case "http" if scope["path"] == HEALTH:
                 await self._health(send)
+            case "http" if self._admin and scope["path"].startswith(ADMIN):
+                await self._admin(scope, receive, send)
             case "http":
                 await self._metered(scope, receive, send)
             case "lifespan":
@@ -86,13 +99,15 @@ class Gateway:
         """The cheap checks before the body is read, the body before the engine is asked."""
         target = routes.match(scope)
         draft.route, draft.account = target.route, target.account
-        self._credentials.check(scope["headers"], target.account)
+        caller = await self._authenticator.check(scope["headers"], target.account)
+        draft.token = caller.token
         model = self._catalog.find(target.model)
         draft.model = model.id
         data = await body.read(scope, receive, self._max_body_bytes)
         generation = native.parse(data, id=draft.id, model=model.id, max_images=model.max_images)
         answer = stream.answer_stream if generation.stream else stream.answer_plain
-        await answer(self._engine, generation, receive, send, draft)
+        engine = Tenant(self._engine, self._admission, self._begin, caller, draft)
+        await answer(engine, generation, receive, send, draft)
 
     def _observe(self, receipt: Receipt) -> None:
         for observer in self._observers:

@@ -1,4 +1,4 @@
-"""Who may call: one account with one token.
+"""Who may call. `Authenticator` is what the gateway asks; `Credentials` knows one token.
 
 Answers as the API does: 9106 when nothing usable was sent, 10000 with 401 for a token that nobody
 holds and with 403 for a good one on somebody else's account. The legacy pair of headers is read so
@@ -11,42 +11,61 @@ import hmac
 import re
 from collections.abc import Iterable
 from hashlib import sha256
+from typing import Protocol
 
+from serving.core import Caller
 from serving.errors import Forbidden, Unauthenticated, WrongToken
 
 # RFC 6750's b64token.
 _BEARER = re.compile(rb"bearer +([\w.~+/-]+=*) *", re.IGNORECASE)
 
 
+class Authenticator(Protocol):
+    """Knows callers by their tokens."""
+
+    async def check(self, headers: Iterable[tuple[bytes, bytes]], account: str) -> Caller:
+        """The caller when `headers` (ASGI's: names in lower case) open `account`.
+
+        Raises:
+            Unauthenticated: no credentials, or not a bearer token.
+            WrongToken: a token nobody holds, or no longer.
+            Forbidden: a good token, but for another account or purpose.
+            StoreDown: nobody can tell now.
+        """
+        ...
+
+
 class Credentials:
-    """The account's id (32 hex digits) and its token; only digests of the token are kept."""
+    """An account's id (32 hex digits) and its token; only digests of the token are kept."""
 
     def __init__(self, account: str, token: str) -> None:
         self.account = account.lower()
         self._digest = sha256(token.encode()).digest()
 
-    def check(self, headers: Iterable[tuple[bytes, bytes]], account: str) -> None:
-        """Return when `headers` (ASGI's: names in lower case) open `account`.
-
-        Raises:
-            Unauthenticated: no credentials, or not a bearer token.
-            WrongToken: not the token.
-            Forbidden: the token, but another account.
-        """
+    async def check(self, headers: Iterable[tuple[bytes, bytes]], account: str) -> Caller:
+        """See `Authenticator.check`."""
         # Digests are of one length, so comparing them tells nothing about the token's.
-        given = sha256(_token(dict(headers))).digest()
+        given = sha256(bearer(headers)).digest()
         if not hmac.compare_digest(given, self._digest):
             raise WrongToken("Authentication error")
         if account != self.account:
             raise Forbidden("Authentication error")
+        return Caller(self.account)
 
 
-def _token(headers: dict[bytes, bytes]) -> bytes:
+def bearer(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The token that came with a request.
+
+    Raises:
+        Unauthenticated: none, or in no form that is understood.
+        WrongToken: the legacy key, which nobody holds here.
+    """
+    headers = dict(pairs)
     if authorization := headers.get(b"authorization"):
-        bearer = _BEARER.fullmatch(authorization)
-        if bearer is None:
+        found = _BEARER.fullmatch(authorization)
+        if found is None:
             raise Unauthenticated("Authentication failed (status: 400)")
-        return bearer[1]
+        return found[1]
     if b"x-auth-key" in headers and b"x-auth-email" in headers:
         raise WrongToken("Authentication error")
     raise Unauthenticated("Missing X-Auth-Key, X-Auth-Email or Authorization headers")
