@@ -78,7 +78,10 @@ class JsonFormat:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One request to the engine. `model` is a catalogue id such as `@cf/meta/...`."""
+    """One request to the engine. `model` is a catalogue id such as `@cf/meta/...`.
+
+    Without `may_wait` it is refused rather than queued when the engine is full.
+    """
 
     id: str
     model: str
@@ -87,6 +90,7 @@ class Generation:
     tools: tuple[Tool, ...] = ()
     json: JsonFormat | None = None
     stream: bool = False
+    may_wait: bool = True
     salt: str = ""  # prompts are cached for requests with the same salt only
 
     @property

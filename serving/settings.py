@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serving import catalog
@@ -27,6 +27,13 @@ class Settings(BaseSettings):
     # Pictures arrive as base64 inside JSON.
     max_body_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
     state_dir: Path = Path(".state")
+    # Accounts, tokens, usage: a file in the state folder unless this names a PostgreSQL.
+    database_url: SecretStr = SecretStr("")
+    # Keys the digests of tokens and the cache salts; made in the state folder unless given. All
+    # replicas need the same.
+    tenancy_secret: SecretStr = SecretStr("")
+    # A name in serving/tenancy/prices.yaml, or `file#name`.
+    prices: str = "default"
 
     def resolved(self) -> Settings:
         """With an account and a token: the ones set, else those made at the first start.
@@ -35,14 +42,18 @@ class Settings(BaseSettings):
             OSError: the state folder cannot be read or written.
         """
         if self.account_id and self.api_token:
-            return self
+            return self._placed()
         made = _kept(self.state_dir / "credentials")
         return self.model_copy(
             update={
                 "account_id": self.account_id or made["ACCOUNT_ID"],
                 "api_token": self.api_token or made["API_TOKEN"],
             }
-        )
+        )._placed()
+
+    def _placed(self) -> Settings:
+        """With the state folder as a place and not relative to where a process runs."""
+        return self.model_copy(update={"state_dir": self.state_dir.resolve()})
 
 
 def _kept(file: Path) -> dict[str, str]:

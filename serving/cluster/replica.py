@@ -12,8 +12,8 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from serving.catalog import Catalog, Model
+from serving.cluster.tenants import Tenants
 from serving.gateway.app import Gateway
-from serving.gateway.auth import Credentials
 from serving.gateway.receipts import log_access
 from serving.settings import Settings
 
@@ -24,21 +24,24 @@ _MAX_ONGOING = 4096
 
 
 class Replica:
-    """Serves the catalogue's one model to one account."""
+    """Serves the catalogue's one model to the accounts of the database."""
 
-    def __init__(self, models: Catalog, credentials: Credentials, max_body_bytes: int) -> None:
+    def __init__(self, models: Catalog, settings: Settings) -> None:
         """Load the model; Serve sends no request before this returns."""
         # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
         from serving.engine.vllm import VllmEngine
 
         _log_to_ray()
+        self._tenants = Tenants(settings)
         self._engine = VllmEngine(only(models))
         self._gateway = Gateway(
             self._engine,
             models,
-            credentials,
-            max_body_bytes=max_body_bytes,
-            observers=(log_access,),
+            self._tenants.identity,
+            begin=self._tenants.meter.begin,
+            admin=self._tenants.admin,
+            max_body_bytes=settings.max_body_bytes,
+            observers=(self._tenants.meter.end, log_access),
         )
 
     async def __serve_build_asgi_app__(self) -> Gateway:
@@ -53,6 +56,8 @@ class Replica:
         """Called by Serve once the last request has left."""
         if hasattr(self, "_engine"):
             self._engine.close()
+        if hasattr(self, "_tenants"):
+            self._tenants.close()
 
 
 def _log_to_ray() -> None:
@@ -71,11 +76,13 @@ def application(settings: Settings) -> serve.Application:
     """The application; its replicas are sized by the catalogue.
 
     Raises:
-        ValueError: no credentials, or not exactly one model in the catalogue.
+        ValueError: neither credentials nor a database, or not exactly one model in the catalogue.
     """
-    if not (settings.account_id and settings.api_token):
+    shared = settings.database_url.get_secret_value()
+    if not shared and not (settings.account_id and settings.api_token):
         raise ValueError(
-            "ACCOUNT_ID and API_TOKEN must be set: replicas cannot each make their own"
+            "ACCOUNT_ID and API_TOKEN, or DATABASE_URL, must be set: "
+            "replicas cannot each make their own"
         )
     models = Catalog.read(settings.catalog)
     deployment = serve.deployment(
@@ -90,8 +97,7 @@ def application(settings: Settings) -> serve.Application:
         # A model that does not load will not load the twentieth time either.
         max_constructor_retry_count=2,
     )
-    credentials = Credentials(settings.account_id, settings.api_token)
-    return deployment.bind(models, credentials, settings.max_body_bytes)
+    return deployment.bind(models, settings)
 
 
 def configured(args: dict[str, str]) -> serve.Application:

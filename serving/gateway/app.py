@@ -13,7 +13,7 @@ from serving.engine import Engine
 from serving.errors import ServingError
 from serving.gateway import body, routes, stream
 from serving.gateway.asgi import App, Receive, Scope, Send
-from serving.gateway.auth import Authenticator
+from serving.gateway.auth import Authenticator, bearer
 from serving.gateway.errors import declared
 from serving.gateway.receipts import Draft, Observer
 from serving.gateway.tenant import Admission, Begin, Tenant, Unlimited
@@ -99,8 +99,8 @@ class Gateway:
         """The cheap checks before the body is read, the body before the engine is asked."""
         target = routes.match(scope)
         draft.route, draft.account = target.route, target.account
-        caller = await self._authenticator.check(scope["headers"], target.account)
-        draft.token = caller.token
+        caller = await self._authenticator.check(bearer(scope["headers"]), target.account)
+        draft.account, draft.token = caller.account, caller.token
         model = self._catalog.find(target.model)
         draft.model = model.id
         data = await body.read(scope, receive, self._max_body_bytes)

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
-from serving.core import Caller, Delta, Generation, Usage
+from serving.core import Caller, Delta, Generation, Receipt, Usage
 from serving.engine import Engine, Spent, unheard
 from serving.gateway.asgi import Headers
 from serving.gateway.receipts import Draft
@@ -46,8 +46,9 @@ class Unlimited:
         """See `Ticket.settle`."""
 
 
-Begin = Callable[[Draft], Callable[[Usage], None]]
-"""Hears of a request that goes to the engine; what it returns hears all it has used, each time."""
+Begin = Callable[[Receipt], Callable[[Usage], None] | None]
+"""Hears of a request that goes to the engine, with the receipt so far; what it returns hears all
+that the request has used, each time it is more."""
 
 
 class Tenant:
@@ -92,7 +93,7 @@ class Tenant:
         """With the caller's salt; from here on the request is accounted for."""
         self._draft.images = len(generation.images)
         if self._begin is not None:
-            self._draft.progress = self._begin(self._draft)
+            self._draft.progress = self._begin(self._draft.receipt())
         return replace(generation, salt=self._caller.salt) if self._caller.salt else generation
 
     async def check_health(self) -> None:
