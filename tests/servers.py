@@ -84,7 +84,7 @@ def postgres() -> Iterator[Server]:
     """PostgreSQL 15 or later. Raises: Missing."""
     binaries = _postgres_binaries()
     with _folder() as folder:
-        data, port = folder / "data", _free_port()
+        data, port = folder / "data", free_port()
         environment = {"LC_ALL": "C", "HOME": str(folder)}
         subprocess.run(
             [
@@ -116,7 +116,7 @@ def redis() -> Iterator[Server]:
     """Redis 7 or later. Raises: Missing."""
     binary = _redis_binary()
     with _folder() as folder:
-        port = _free_port()
+        port = free_port()
         command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
         url = f"redis://127.0.0.1:{port}/0"
         yield from _run(Server(command, url, port, folder, {}))
@@ -182,7 +182,7 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
