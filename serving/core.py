@@ -101,6 +101,15 @@ class Generation:
         return tuple(part for turn in self.prompt for part in turn.content if type(part) is Image)
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a request is before it runs: prompt tokens, tiles and pixels of its pictures."""
+
+    prompt_tokens: int
+    tiles: int = 0
+    pixels: int = 0
+
+
 class Finish(Enum):
     """Why a generation ended."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -34,6 +35,15 @@ class Settings(BaseSettings):
     tenancy_secret: SecretStr = SecretStr("")
     # A name in serving/tenancy/prices.yaml, or `file#name`.
     prices: str = "default"
+    # Limits shared by all replicas; without it each replica counts for itself.
+    redis_url: SecretStr = SecretStr("")
+    # While Redis is away: `open` lets each replica count for itself, `closed` serves nobody who
+    # has limits.
+    limits_fail: Literal["open", "closed"] = "open"
+    # What may wait for the engine, and for how many seconds.
+    queue_tokens: int = Field(default=1_000_000, gt=0)
+    queue_pixels: int = Field(default=1_000_000_000, gt=0)
+    queue_seconds: float = Field(default=60.0, gt=0)
 
     def resolved(self) -> Settings:
         """With an account and a token: the ones set, else those made at the first start.

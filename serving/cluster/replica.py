@@ -33,11 +33,13 @@ class Replica:
 
         _log_to_ray()
         self._tenants = Tenants(settings)
-        self._engine = VllmEngine(only(models))
+        model = only(models)
+        self._engine = VllmEngine(model)
         self._gateway = Gateway(
             self._engine,
             models,
             self._tenants.identity,
+            admission=self._tenants.admission(model, self._engine.size),
             begin=self._tenants.meter.begin,
             admin=self._tenants.admin,
             max_body_bytes=settings.max_body_bytes,

@@ -102,6 +102,14 @@ def images_of(generation: Generation) -> tuple[Image, ...]:
     return tuple(part for m in prompt for part in m.content if isinstance(part, Image))
 
 
+def length(generation: Generation) -> int:
+    """The characters of the prompt, tools aside."""
+    prompt = generation.prompt
+    if isinstance(prompt, RawPrompt):
+        return len(prompt.text)
+    return sum(len(part) for turn in prompt for part in turn.content if isinstance(part, str))
+
+
 def layout(generation: Generation, today: date) -> Iterator[Piece]:
     """The prompt as marks and texts, up to where the assistant begins to speak."""
     yield Mark.BEGIN

@@ -19,9 +19,9 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
 
 from serving.catalog import Model
-from serving.core import Delta, Finish, Generation, Image, RawPrompt, Usage
+from serving.core import Delta, Finish, Generation, Image, Size, Usage
 from serving.engine import Spent, images, sampling, unheard
-from serving.engine.prompt import Prompter, images_of
+from serving.engine.prompt import Prompter, images_of, length
 from serving.errors import (
     ContextExceeded,
     EngineFailed,
@@ -34,6 +34,7 @@ from serving.errors import (
 # Finish reasons of vLLM that end an answer well; the others are errors and aborts.
 _FINISH = {"stop": Finish.STOP, "repetition": Finish.STOP, "length": Finish.LENGTH}
 _QUICK_CHARACTERS = 4096
+_CHARACTERS_PER_TOKEN = 4  # of English
 # The grammar library puts the time and its source line before its words.
 _CPP_LOCATION = re.compile(r"\[[\d:]+\] \S+:\d+: ")
 
@@ -47,6 +48,7 @@ class VllmEngine:
         self._prompter = Prompter.load(model.checkpoint)
         self._llm = _Llm.from_engine_args(_engine_args(model))
         self._llm.spent = {}
+        self._tile: int = self._llm.model_config.hf_config.vision_config.image_size
         self._defaults = self._llm.model_config.get_diff_sampling_param()
 
     async def generate(
@@ -67,6 +69,20 @@ class VllmEngine:
                     usage = _counted(usage, output)
                     if (delta := _delta(output, usage)) is not None:
                         yield delta
+
+    def size(self, generation: Generation) -> Size:
+        """What a request will cost: tokens counted if that is quick, else by length."""
+        sizes = [images.size(picture) for picture in generation.images]
+        return Size(
+            prompt_tokens=self._count(generation),
+            tiles=sum(images.tiles(*each, self._tile) for each in sizes),
+            pixels=sum(width * height for width, height in sizes),
+        )
+
+    def _count(self, generation: Generation) -> int:
+        if _is_quick(generation):
+            return len(self._prompter.tokens(generation, datetime.now(UTC).date()))
+        return length(generation) // _CHARACTERS_PER_TOKEN
 
     @contextmanager
     def _accounted(self, request_id: str, spent: Spent) -> Iterator[None]:
@@ -152,12 +168,9 @@ def _engine_args(model: Model) -> AsyncEngineArgs:
 
 def _is_quick(generation: Generation) -> bool:
     """Whether preparing takes less than the hop to a thread and back (some 100 us)."""
-    if isinstance(generation.prompt, RawPrompt):
-        return not generation.prompt.images and len(generation.prompt.text) < _QUICK_CHARACTERS
-    parts = [part for message in generation.prompt for part in message.content]
-    if generation.tools or any(isinstance(part, Image) for part in parts):
+    if generation.tools or generation.images:
         return False
-    return sum(map(len, parts)) < _QUICK_CHARACTERS  # type: ignore[arg-type]
+    return length(generation) < _QUICK_CHARACTERS
 
 
 def _counted(usage: Usage, output: RequestOutput) -> Usage:
