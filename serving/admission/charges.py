@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from serving.core import Caller, Limits, Usage
 
 MINUTE = 60.0
+_QUOTAS = ("tokens_per_day", "tokens_per_month", "picodollars_per_day", "picodollars_per_month")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ def _rates(subject: str, limits: Limits, tokens: int) -> list[Charge]:
 def _quotas(
     subject: str, limits: Limits, tokens: int, picodollars: int, now: float
 ) -> list[Charge]:
+    if not any(getattr(limits, name) is not None for name in _QUOTAS):
+        return []
     day, month = windows(now)
     asked = (
         (limits.tokens_per_day, "tokens per day", day, tokens, True),

@@ -105,7 +105,8 @@ class Shared:
         self._reserve: Callable[..., Awaitable[Any]] = self._redis.register_script(_RESERVE)
         self._settle: Callable[..., Awaitable[Any]] = self._redis.register_script(_SETTLE)
         self._away_until = 0.0
-        self._settling: set[asyncio.Task[None]] = set()
+        self._unsettled: list[tuple[str, Differences]] = []
+        self._settling: asyncio.Future[None] | None = None
 
     async def reserve(self, request: str, charges: Sequence[Charge]) -> Refusal | dict[str, float]:
         """See `Store.reserve`."""
@@ -126,22 +127,31 @@ class Shared:
 
     def settle(self, request: str, differences: Differences) -> None:
         """See `Store.settle`. What cannot be told to Redis lapses there: leases after `LEASE`."""
-        task = asyncio.ensure_future(self._tell(request, differences))
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        self._unsettled.append((request, differences))
+        if self._settling is None or self._settling.done():
+            self._settling = asyncio.ensure_future(self._tell())
 
     async def close(self) -> None:
         """Finish settling; close the connections."""
-        await asyncio.gather(*self._settling)
+        if self._settling is not None:
+            await self._settling
         await self._redis.aclose()
 
-    async def _tell(self, request: str, differences: Differences) -> None:
-        charges = [charge for charge, _ in differences]
-        words = [word for charge, more in differences for word in _correction(charge, more)]
-        try:
-            await self._settle(_keys(charges), [request, *words])
-        except (RedisError, OSError) as error:
-            self._failed(error)
+    async def _tell(self) -> None:
+        """Tell Redis at once; what is settled while that takes goes together next."""
+        while self._unsettled:
+            batch, self._unsettled = self._unsettled, []
+            try:
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    for request, differences in batch:
+                        keys = _keys([charge for charge, _ in differences])
+                        words = [
+                            w for charge, more in differences for w in _correction(charge, more)
+                        ]
+                        await self._settle(keys, [request, *words], client=pipeline)
+                    await pipeline.execute()
+            except (RedisError, OSError) as error:
+                self._failed(error)
 
     def _failed(self, error: Exception) -> None:
         if time.monotonic() >= self._away_until:

@@ -41,6 +41,7 @@ Piece = Mark | Text
 
 # strftime's %b would follow the locale; the model has seen English.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MOST_AHEAD = 1024
 _GUIDANCE = Text(
     "Given the following functions, please respond with a JSON for a function call "
     "with its proper arguments that best answers the given prompt.\n\n"
@@ -85,6 +86,26 @@ class Prompter:
         except (TypeError, UnicodeEncodeError):  # JSON may carry half of a surrogate pair
             return self._encode(text.encode("utf-8", "replace").decode())
         return ids
+
+
+class Ahead:
+    """Prompts made for whoever sizes a request, and kept for whoever runs it. For one thread."""
+
+    def __init__(self, prompter: Prompter) -> None:
+        self._prompter = prompter
+        self._made: dict[str, list[int]] = {}
+
+    def count(self, generation: Generation, today: date) -> int:
+        """The prompt's tokens; their number."""
+        tokens = self._made[generation.id] = self._prompter.tokens(generation, today)
+        if len(self._made) > _MOST_AHEAD:  # refused requests are never run
+            del self._made[next(iter(self._made))]
+        return len(tokens)
+
+    def tokens(self, generation: Generation, today: date) -> list[int]:
+        """Those made before, or made now."""
+        made = self._made.pop(generation.id, None)
+        return self._prompter.tokens(generation, today) if made is None else made
 
 
 def _id(tokenizer: Tokenizer, mark: Mark) -> int:

@@ -21,7 +21,7 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 from serving.catalog import Model
 from serving.core import Delta, Finish, Generation, Image, Size, Usage
 from serving.engine import Spent, images, sampling, unheard
-from serving.engine.prompt import Prompter, images_of, length
+from serving.engine.prompt import Ahead, Prompter, images_of, length
 from serving.errors import (
     ContextExceeded,
     EngineFailed,
@@ -45,7 +45,7 @@ class VllmEngine:
     def __init__(self, model: Model) -> None:
         """Load the weights; blocks for seconds (small models) to minutes (the published 11B)."""
         self._model = model
-        self._prompter = Prompter.load(model.checkpoint)
+        self._prompts = Ahead(Prompter.load(model.checkpoint))
         self._llm = _Llm.from_engine_args(_engine_args(model))
         self._llm.spent = {}
         self._tile: int = self._llm.model_config.hf_config.vision_config.image_size
@@ -81,7 +81,7 @@ class VllmEngine:
 
     def _count(self, generation: Generation) -> int:
         if _is_quick(generation):
-            return len(self._prompter.tokens(generation, datetime.now(UTC).date()))
+            return self._prompts.count(generation, datetime.now(UTC).date())
         return length(generation) // _CHARACTERS_PER_TOKEN
 
     @contextmanager
@@ -110,7 +110,7 @@ class VllmEngine:
         if generation.sampling.max_tokens < 1:
             raise InvalidInput("max_tokens must be at least 1")
         # The date is in the prompt: UTC, so that replicas agree and share prefixes.
-        tokens = self._prompter.tokens(generation, datetime.now(UTC).date())
+        tokens = self._prompts.tokens(generation, datetime.now(UTC).date())
         asked = len(tokens) + generation.sampling.max_tokens
         if asked > self._model.context_window:
             raise ContextExceeded(asked, self._model.context_window)
