@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from serving.admission.charges import Charge, Lease, Quota, Rate, Refusal
@@ -22,7 +22,8 @@ from serving.errors import StoreDown
 
 LEASE = 900
 """Seconds; requests that run longer are not counted as running."""
-_TIMEOUT = 0.5  # seconds for a round trip
+_TIMEOUT = 1.0  # seconds for a round trip, and to wait for a connection
+_CONNECTIONS = 8
 _REST = 1.0  # seconds for which it is not asked again after a failure
 _PREFIX = "llama-vision-serving:"
 
@@ -99,9 +100,15 @@ class Shared:
     """A `Store` for all replicas."""
 
     def __init__(self, url: str) -> None:
-        self._redis = Redis.from_url(
-            url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, decode_responses=True
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=_TIMEOUT,
+            socket_timeout=_TIMEOUT,
+            socket_connect_timeout=_TIMEOUT,
+            decode_responses=True,
         )
+        self._redis = Redis.from_pool(pool)
         self._reserve: Callable[..., Awaitable[Any]] = self._redis.register_script(_RESERVE)
         self._settle: Callable[..., Awaitable[Any]] = self._redis.register_script(_SETTLE)
         self._away_until = 0.0
