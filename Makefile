@@ -21,10 +21,10 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: .venv/.project .venv/.dev
+test: .venv/.project .venv/.dev .venv/.node
 	$(BIN)/pytest
 
-test-slow: .venv/.project .venv/.dev
+test-slow: .venv/.project .venv/.dev .venv/.node
 	$(BIN)/pytest -m slow
 
 clean:
@@ -47,6 +47,13 @@ $(BIN)/python:
 
 .venv/.dev: requirements/dev.txt | $(BIN)/python
 	$(BIN)/pip install --no-deps -r requirements/dev.txt
+	@touch $@
+
+# The JavaScript clients; without npm their tests are skipped.
+.venv/.node: tests/contract/node/package-lock.json | $(BIN)/python
+	@if command -v npm >/dev/null; \
+	  then npm ci --prefix tests/contract/node --ignore-scripts --no-audit --no-fund; \
+	  else echo "no npm: the contract tests of the JavaScript clients will be skipped"; fi
 	@touch $@
 
 .venv/.project: pyproject.toml .venv/.packages

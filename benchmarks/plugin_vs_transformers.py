@@ -1,8 +1,14 @@
 """Output tokens per second with pictures: our vLLM plugin against transformers' batched `generate`.
 
-Both get the same prompts at once, a picture of 1 to 4 tiles each, and make exactly as many greedy
-tokens, in bfloat16 on the same number of threads. Both times begin with the decoded pictures: they
-include tiling and the vision tower. transformers runs one left-padded batch with SDPA.
+Both get the same prompts, a picture of 1 to 4 tiles each, and make the same greedy tokens, in
+bfloat16 on the same number of threads, at most 16 requests at once. Two kinds of work:
+
+    equal     16 requests, all of one length: the best a static batch can have
+    mixed     64 requests, each of a length of its own, as chat traffic has them. transformers runs
+              them 16 at a time, in order; a batch lasts as long as its longest answer
+
+Both times begin with the decoded pictures: they include tiling and the vision tower. transformers
+runs left-padded batches with SDPA.
 
 The ratio of CPU times is shown beside that of the rates: with one thread it stays meaningful on a
 machine that others use. (With more, threads that wait for each other burn CPU time.)
@@ -11,6 +17,7 @@ machine that others use. (With more, threads that wait for each other burn CPU t
 from __future__ import annotations
 
 import argparse
+import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,37 +30,45 @@ from benchmarks.prompts import Prompt, mixed
 NAME = "plugin_vs_transformers"
 SIDES = ("plugin", "transformers")
 TARGET = 4.0
+CONCURRENCY = 16
+WORKS = {"equal": 16, "mixed": 64}
+"""Requests of each kind of work."""
+# Output tokens: all the same, or log-normal, cut off below and above.
+_EQUAL, _MEDIAN, _SIGMA, _SHORTEST, _LONGEST = 64, 48, 0.9, 4, 256
+
+Generate = Callable[[list[Prompt], list[int]], None]
 
 
 def main() -> None:
     """The command."""
     options = _options()
     if options.side:
-        _measure(options.side, Path(options.folder), options.count, options.tokens)
+        _measure(options.side, Path(options.folder))
         return
     settings = {
         "dtype": "bfloat16",
         "threads": options.threads,
-        "concurrent_requests": options.count,
-        "output_tokens": options.tokens,
+        "concurrent_requests": CONCURRENCY,
+        "output_tokens": {
+            "equal": _EQUAL,
+            "mixed": f"log-normal, median {_MEDIAN}, sigma {_SIGMA}, {_SHORTEST} to {_LONGEST}",
+        },
         "pictures": "one a prompt, 1 to 4 tiles of 224 px in turn",
         "text_tokens": "30 to 60",
-        "plugin": "vllm.LLM.generate, enforce_eager, one process, max_num_seqs = requests",
-        "transformers": "generate on one left-padded batch, sdpa, dynamic cache, inference_mode",
+        "plugin": "vllm.LLM.generate, enforce_eager, one process, max_num_seqs 16",
+        "transformers": "generate on left-padded batches, sdpa, dynamic cache, inference_mode",
     }
     head = report.start(NAME, settings, options.quick, options.note)
     with tempfile.TemporaryDirectory() as name:
         folder = checkpoint.middle(Path(name) / "mllama")
         head["settings"]["parameters"] = checkpoint.parameters(folder)
         seen = _alternate(folder, options)
-    _report(head, seen, options)
+    _report(head, seen)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--count", type=int, default=16, help="concurrent requests")
-    parser.add_argument("--tokens", type=int, default=64, help="output tokens a request")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="OpenMP threads of each side")
     parser.add_argument("--quick", action="store_true", help="two rounds")
     parser.add_argument("--note", default="")
@@ -65,73 +80,87 @@ def _options() -> argparse.Namespace:
     return options
 
 
+def lengths(work: str, seed: int) -> list[int]:
+    """Output tokens of each request."""
+    if work == "equal":
+        return [_EQUAL] * WORKS[work]
+    draw = random.Random(seed)
+    drawn = (draw.lognormvariate(0, _SIGMA) * _MEDIAN for _ in range(WORKS[work]))
+    return [min(_LONGEST, max(_SHORTEST, round(each))) for each in drawn]
+
+
 def _alternate(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Each round's seconds and output tokens per second of the sides."""
+    """Each round's seconds and output tokens of the sides, for each kind of work."""
     environment = {
         "OMP_NUM_THREADS": str(options.threads),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
-    command = [f"benchmarks.{NAME}", "--folder", str(folder), "--count", str(options.count)]
-    command += ["--tokens", str(options.tokens), "--side"]
+    command = [f"benchmarks.{NAME}", "--folder", str(folder), "--side"]
     peers = {
         side: peer.Peer([*command, side], environment, folder.parent / f"{side}.log")
         for side in SIDES
     }
     try:
         for side in SIDES:  # warm up: lazy imports, first allocations
-            peers[side].ask({"seed": 0})
+            peers[side].ask({"work": "equal", "seed": 0})
         seen = []
         for index, order in enumerate(rounds.orders(SIDES, options.rounds), start=1):
-            seen.append({side: peers[side].ask({"seed": index}) for side in order})
-            print(index, seen[-1], flush=True)
+            figures: dict[str, Any] = {}
+            for work in WORKS:
+                question = {"work": work, "seed": index}
+                figures[work] = {side: peers[side].ask(question) for side in order}
+            seen.append(figures)
+            print(index, figures, flush=True)
         return seen
     finally:
         for side in SIDES:
             peers[side].close()
 
 
-def _report(head: dict[str, Any], seen: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    speeds = [
-        {side: answer["tokens"] / answer["seconds"] for side, answer in figures.items()}
-        for figures in seen
-    ]
-    ratio = rounds.ratios(speeds, *SIDES)
-    cpu = [{side: answer["cpu_seconds"] for side, answer in figures.items()} for figures in seen]
-    cpu_ratio = rounds.ratios(cpu, *reversed(SIDES))
-    spreads = {side: rounds.each(speeds, side) for side in SIDES}
-    row = {
-        "concurrent requests": str(options.count),
-        "plugin, tok/s": spreads["plugin"].text(0),
-        "transformers, tok/s": spreads["transformers"].text(0),
-        "ratio": ratio.text(),
-        "target": f"≥ {TARGET:g}",
-        "ratio by CPU time": cpu_ratio.text(),
-    }
-    summary = {side: spread.json() for side, spread in spreads.items()}
-    summary |= {"ratio": ratio.json(), "cpu_ratio": cpu_ratio.json()}
-    report.finish(head, [row], summary, seen)
+def _report(head: dict[str, Any], seen: list[dict[str, Any]]) -> None:
+    rows, summary = [], {}
+    for work, requests in WORKS.items():
+        answers = [figures[work] for figures in seen]
+        speeds = [{s: a[s]["tokens"] / a[s]["seconds"] for s in SIDES} for a in answers]
+        cpu = [{s: a[s]["cpu_seconds"] for s in SIDES} for a in answers]
+        ratio, cpu_ratio = rounds.ratios(speeds, *SIDES), rounds.ratios(cpu, *reversed(SIDES))
+        spreads = {side: rounds.each(speeds, side) for side in SIDES}
+        rows.append(
+            {
+                "work": f"{work}: {requests} requests, {CONCURRENCY} at once",
+                "plugin, tok/s": spreads["plugin"].text(0),
+                "transformers, tok/s": spreads["transformers"].text(0),
+                "ratio": ratio.text(),
+                "target": f"≥ {TARGET:g}",
+                "ratio by CPU time": cpu_ratio.text(),
+            }
+        )
+        summary[work] = {side: spread.json() for side, spread in spreads.items()}
+        summary[work] |= {"ratio": ratio.json(), "cpu_ratio": cpu_ratio.json()}
+    report.finish(head, rows, summary, seen)
 
 
-def _measure(side: str, folder: Path, count: int, tokens: int) -> None:
+def _measure(side: str, folder: Path) -> None:
     """One side's process."""
     answers = peer.claim_stdout()
-    generate = _plugin(folder, count) if side == "plugin" else _transformers(folder)
+    generate = _plugin(folder) if side == "plugin" else _transformers(folder)
 
     def answer(question: dict[str, Any]) -> dict[str, float]:
-        prompts = mixed(count, question["seed"])
+        wanted = lengths(question["work"], question["seed"])
+        prompts = mixed(len(wanted), question["seed"])
         began, used = time.perf_counter(), time.process_time()
-        made = generate(prompts, tokens)
+        generate(prompts, wanted)
         return {
             "seconds": time.perf_counter() - began,
             "cpu_seconds": time.process_time() - used,
-            "tokens": made,
+            "tokens": sum(wanted),
         }
 
     peer.answer_all(answers, answer)
 
 
-def _plugin(folder: Path, count: int) -> Callable[[list[Prompt], int], int]:
-    """Generate with vLLM; returns how many tokens came out."""
+def _plugin(folder: Path) -> Generate:
+    """Generate with vLLM."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(
@@ -139,28 +168,30 @@ def _plugin(folder: Path, count: int) -> Callable[[list[Prompt], int], int]:
         dtype="bfloat16",
         enforce_eager=True,
         max_model_len=1024,
-        max_num_seqs=count,
+        max_num_seqs=CONCURRENCY,
         max_num_batched_tokens=2048,
         kv_cache_memory_bytes=2**30,
         limit_mm_per_prompt={"image": 1},
     )
 
-    def generate(prompts: list[Prompt], tokens: int) -> int:
-        params = SamplingParams(
-            temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False
-        )
+    def generate(prompts: list[Prompt], wanted: list[int]) -> None:
+        params = [
+            SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True, detokenize=False)
+            for n in wanted
+        ]
         requests = [
             {"prompt_token_ids": prompt.tokens, "multi_modal_data": {"image": prompt.images}}
             for prompt in prompts
         ]
         outputs = llm.generate(requests, params, use_tqdm=False)
-        return sum(len(output.outputs[0].token_ids) for output in outputs)
+        if [len(output.outputs[0].token_ids) for output in outputs] != wanted:
+            raise RuntimeError("answers of other lengths")
 
     return generate
 
 
-def _transformers(folder: Path) -> Callable[[list[Prompt], int], int]:
-    """Generate with transformers; returns how many tokens came out."""
+def _transformers(folder: Path) -> Generate:
+    """Generate with transformers, a batch after the other, each to its longest answer."""
     import torch
     from transformers import MllamaForConditionalGeneration
     from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
@@ -172,10 +203,13 @@ def _transformers(folder: Path) -> Callable[[list[Prompt], int], int]:
     tiler = MllamaImageProcessorPil.from_pretrained(folder)
 
     @torch.inference_mode()
-    def generate(prompts: list[Prompt], tokens: int) -> int:
-        inputs = _batch(prompts, tiler, model.config)
-        out = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-        return (out.shape[1] - inputs["input_ids"].shape[1]) * len(prompts)
+    def generate(prompts: list[Prompt], wanted: list[int]) -> None:
+        for first in range(0, len(prompts), CONCURRENCY):
+            part = slice(first, first + CONCURRENCY)
+            inputs = _batch(prompts[part], tiler, model.config)
+            out = model.generate(**inputs, max_new_tokens=max(wanted[part]), do_sample=False)
+            if out.shape[1] - inputs["input_ids"].shape[1] != max(wanted[part]):
+                raise RuntimeError("answers of another length")
 
     return generate
 

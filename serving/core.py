@@ -80,7 +80,8 @@ class JsonFormat:
 class Generation:
     """One request to the engine. `model` is a catalogue id such as `@cf/meta/...`.
 
-    Without `may_wait` it is refused rather than queued when the engine is full.
+    With `must_call` the answer is one call of one of the `tools`; without `may_wait` it is refused
+    rather than queued when the engine is full.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Generation:
     tools: tuple[Tool, ...] = ()
     json: JsonFormat | None = None
     stream: bool = False
+    must_call: bool = False
     may_wait: bool = True
     salt: str = ""  # prompts are cached for requests with the same salt only
 
@@ -129,12 +131,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What the engine produced since the last one; `usage` is all so far. The last has `finish`."""
+    """What the engine produced since the last one; `usage` is all so far. The last has `finish`.
+
+    `stop` is the one of `Sampling.stop` that ended the answer, if one did.
+    """
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish: Finish | None = None
     usage: Usage | None = None
+    stop: str | None = None
 
 
 class Outcome(Enum):

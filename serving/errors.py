@@ -10,9 +10,11 @@ ServingError
 │   ├── BodyTooLarge     the body is longer than this deployment reads
 │   ├── MalformedBody    the body is not JSON
 │   ├── InvalidInput     a field breaks the published schema
+│   │   └── InvalidChoice  `tool_choice` is none of the choices
 │   ├── InvalidImage     an image cannot be decoded, or there are too many
 │   │   └── NotAnImage   an image field holds neither bytes nor text
 │   ├── UnknownModel     no such model in the catalogue
+│   ├── UnknownEntry     nothing to show of a model that is not in the catalogue
 │   ├── LoraUnsupported  the model takes no adapters
 │   └── ContextExceeded  prompt and output do not fit the context window
 ├── Unauthenticated      no credentials, or not understood
@@ -20,6 +22,8 @@ ServingError
 ├── Forbidden            credentials that do not open this account
 │   ├── AccountDisabled  the account is switched off
 │   └── NotPermitted     the token lacks the scope or the role for this
+├── NotAgreed            the account has not agreed to the model's licence yet
+│   └── Agreed           it just did, which the API answers with an error too
 ├── Overloaded           try again later
 │   ├── RateLimited      more requests, tokens or connections than the account may use now
 │   ├── QuotaSpent       the day's or month's tokens or money are used up
@@ -64,10 +68,10 @@ class BadRequest(ServingError):
 
 
 class MissingBody(BadRequest):
-    """There is no body where one is needed."""
+    """There is no body, or no header, where one is needed; `what` names it."""
 
-    def __init__(self) -> None:
-        super().__init__("Request is missing headers or body: body")
+    def __init__(self, what: str = "body") -> None:
+        super().__init__(f"Request is missing headers or body: {what}")
 
 
 class BodyTooLarge(BadRequest):
@@ -84,6 +88,13 @@ class MalformedBody(BadRequest):
 
 class InvalidInput(BadRequest):
     """A field is missing, of the wrong type or out of range."""
+
+
+class InvalidChoice(InvalidInput):
+    """`tool_choice` is none of those there are."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid input")
 
 
 class InvalidImage(BadRequest):
@@ -106,6 +117,13 @@ class UnknownModel(BadRequest):
     def __init__(self, model: str) -> None:
         super().__init__(f"No such model {model} or task")
         self.model = model
+
+
+class UnknownEntry(BadRequest):
+    """The catalogue has no page about such a model."""
+
+    def __init__(self) -> None:
+        super().__init__("The model name is invalid")
 
 
 class LoraUnsupported(BadRequest):
@@ -150,6 +168,26 @@ class NotPermitted(Forbidden):
 
     def __init__(self) -> None:
         super().__init__("Unauthorized to access requested resource")
+
+
+class NotAgreed(ServingError):
+    """The account must agree to the model's licence before it uses the model."""
+
+    def __init__(self, terms: str) -> None:
+        super().__init__(
+            "Prior to using this model, you must submit the prompt 'agree'. "
+            f"By submitting it you accept the model's terms: {terms}"
+        )
+
+
+class Agreed(NotAgreed):
+    """The account has agreed with this request; the next one is served."""
+
+    def __init__(self) -> None:
+        Exception.__init__(
+            self,
+            "Thank you for agreeing to this model's terms. You may now use the model.",
+        )
 
 
 class Overloaded(ServingError):

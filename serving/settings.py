@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     queue_tokens: int = Field(default=1_000_000, gt=0)
     queue_pixels: int = Field(default=1_000_000_000, gt=0)
     queue_seconds: float = Field(default=60.0, gt=0)
+    # Native streams carry filler, so that the sizes of packets do not tell the sizes of tokens.
+    stream_padding: bool = False
+    # Accounts send the prompt `agree` once before they use the model.
+    licence_gate: bool = False
 
     def resolved(self) -> Settings:
         """With an account and a token: the ones set, else those made at the first start.

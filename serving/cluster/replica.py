@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from serving.catalog import Catalog, Model
 from serving.cluster.tenants import Tenants
+from serving.gateway.agreement import Agreements
 from serving.gateway.app import Gateway
 from serving.gateway.receipts import log_access
 from serving.settings import Settings
@@ -44,6 +46,8 @@ class Replica:
             admin=self._tenants.admin,
             max_body_bytes=settings.max_body_bytes,
             observers=(self._tenants.meter.end, log_access),
+            padded=settings.stream_padding,
+            agreements=_agreements(settings),
         )
 
     async def __serve_build_asgi_app__(self) -> Gateway:
@@ -67,7 +71,7 @@ def _log_to_ray() -> None:
 
     To the descriptor: `sys.stdout` is a logger of Serve's, which walks the stack for each line.
     """
-    handler = logging.StreamHandler(open(1, "w", encoding="utf-8", buffering=1, closefd=False))  # noqa: SIM115 - for the life of the process
+    handler = logging.StreamHandler(os.fdopen(1, "w", 1, "utf-8", closefd=False))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("serving")
     logger.addHandler(handler)
@@ -100,6 +104,10 @@ def application(settings: Settings) -> serve.Application:
         max_constructor_retry_count=2,
     )
     return deployment.bind(models, settings)
+
+
+def _agreements(settings: Settings) -> Agreements | None:
+    return Agreements(settings.state_dir / "agreements") if settings.licence_gate else None
 
 
 def configured(args: dict[str, str]) -> serve.Application:

@@ -1,8 +1,9 @@
 """An engine without a model, for tests, rehearsals and the load test's check of itself.
 
-It echoes: the answer is the words of the last turn, one token each, cut at `max_tokens`. With
-`json` asked for, the answer is that echo in an object. Usage by the same rule: a token is a word,
-and a picture in the prompt counts as one. `Faults` make it slow, busy or broken on demand.
+It echoes: the answer is the words of the last turn, one token each, cut at `max_tokens` and before
+the first of the `stop` texts. With `json` asked for, the answer is that echo in an object; when it
+must call, the echo is the argument of a call of the first tool. Usage by the same rule: a token is
+a word, and a picture in the prompt counts as one. `Faults` make it slow, busy or broken on demand.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ _TOKEN = re.compile(r"\s*\S+")
 class Faults:
     """What goes wrong, for every request until changed. Delays in seconds.
 
+    `full` refuses those who may not wait, `overloaded` everybody.
     `refuse` is raised before anything is generated; `fail_after` and `hang_after` count tokens,
     so 0 is before the first one. `dead` is what the health check reports.
     """
 
     first_token_delay: float = 0.0
     token_delay: float = 0.0
+    full: bool = False
     overloaded: bool = False
     refuse: Exception | None = None
     fail_after: int | None = None
@@ -61,7 +64,7 @@ class FakeEngine:
         self, generation: Generation, spent: Spent = unheard
     ) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`."""
-        self._admit()
+        self._admit(generation)
         self.generations.append(generation)
         done = False
         try:
@@ -81,14 +84,15 @@ class FakeEngine:
         if self.faults.dead:
             raise EngineFailed("the fake is told to be dead")
 
-    def _admit(self) -> None:
-        if self.faults.overloaded:
+    def _admit(self, generation: Generation) -> None:
+        if self.faults.overloaded or (self.faults.full and not generation.may_wait):
             raise Overloaded("Capacity temporarily exceeded, please try again.")
         if self.faults.refuse is not None:
             raise self.faults.refuse
 
     async def _deltas(self, generation: Generation) -> AsyncGenerator[Delta, None]:
-        words = _TOKEN.findall(self._text(generation)) or [""]
+        text, stop = _cut(self._text(generation), generation.sampling.stop)
+        words = _TOKEN.findall(text) or [""]
         limit = generation.sampling.max_tokens
         tokens, finish = words[:limit], Finish.STOP if len(words) <= limit else Finish.LENGTH
         usage = self.usage[generation.id] = Usage(count_tokens(generation))
@@ -99,7 +103,8 @@ class FakeEngine:
             usage = self.usage[generation.id] = replace(usage, completion_tokens=index + 1)
             if generation.stream and index < len(tokens) - 1:
                 yield Delta(token, usage=usage)
-        yield Delta(whole[-1] if generation.stream else "".join(whole), (), finish, usage)
+        stop = stop if finish is Finish.STOP else None
+        yield Delta(whole[-1] if generation.stream else "".join(whole), (), finish, usage, stop)
 
     async def _pace(self, index: int) -> None:
         """Wait for the token `index`, or fail, or hang."""
@@ -114,9 +119,21 @@ class FakeEngine:
         text = self.answer
         if text is None:
             text = _last_words(generation)
+            if generation.must_call:
+                call = {"name": generation.tools[0].name, "parameters": {"echo": text}}
+                return json.dumps(call)
             if generation.json is not None:
                 text = json.dumps({"echo": text})
         return text
+
+
+def _cut(text: str, stops: tuple[str, ...]) -> tuple[str, str | None]:
+    """The text before the first of `stops`, and which it was."""
+    found = [(text.find(stop), stop) for stop in stops if stop in text]
+    if not found:
+        return text, None
+    end, stop = min(found)
+    return text[:end], stop
 
 
 def count_tokens(generation: Generation) -> int:

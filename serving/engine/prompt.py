@@ -115,14 +115,6 @@ def _id(tokenizer: Tokenizer, mark: Mark) -> int:
     return found
 
 
-def images_of(generation: Generation) -> tuple[Image, ...]:
-    """The images of a generation in the order of their marks."""
-    prompt = generation.prompt
-    if isinstance(prompt, RawPrompt):
-        return prompt.images
-    return tuple(part for m in prompt for part in m.content if isinstance(part, Image))
-
-
 def length(generation: Generation) -> int:
     """The characters of the prompt, tools aside."""
     prompt = generation.prompt
@@ -139,7 +131,7 @@ def layout(generation: Generation, today: date) -> Iterator[Piece]:
         yield Text(generation.prompt.text)
         return
     system, turns = _split_system(generation.prompt)
-    if system or not images_of(generation):
+    if system or not generation.images:
         yield from _system_turn(system, bool(generation.tools), today)
     yield from _turns(turns, generation.tools)
     yield from _header("assistant")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-from serving.core import Generation, JsonFormat, Sampling
+from serving.core import Generation, Sampling, Tool
 
 # The contract allows up to 5. vLLM stops at 2, where drawing is all but uniform: more acts as 2.
 _MAX_TEMPERATURE = 2.0
@@ -31,7 +31,7 @@ def params(generation: Generation, defaults: Mapping[str, Any]) -> SamplingParam
         stop=list(sampling.stop),
         presence_penalty=sampling.presence_penalty or 0.0,
         frequency_penalty=sampling.frequency_penalty or 0.0,
-        structured_outputs=_structure(generation.json),
+        structured_outputs=_structure(generation),
         output_kind=kind,
         skip_clone=True,  # made for this request, shared with nobody
         **_or_default(sampling, defaults),
@@ -54,9 +54,29 @@ def _or_default(sampling: Sampling, defaults: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _structure(format_: JsonFormat | None) -> StructuredOutputsParams | None:
-    if format_ is None:
+def _structure(generation: Generation) -> StructuredOutputsParams | None:
+    if generation.must_call:
+        return StructuredOutputsParams(json=json.dumps(_any_call(generation.tools)))
+    if generation.json is None:
         return None
-    if format_.schema is None:
+    if generation.json.schema is None:
         return StructuredOutputsParams(json_object=True)
-    return StructuredOutputsParams(json=json.dumps(format_.schema))
+    return StructuredOutputsParams(json=json.dumps(generation.json.schema))
+
+
+def _any_call(tools: Sequence[Tool]) -> dict[str, Any]:
+    """The schema of a call of one of `tools`, in the form the model was trained to write."""
+    return {
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"const": tool.name},
+                    "parameters": {"type": "object", **tool.parameters},
+                },
+                "required": ["name", "parameters"],
+                "additionalProperties": False,
+            }
+            for tool in tools
+        ]
+    }

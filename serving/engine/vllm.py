@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -21,7 +23,8 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 from serving.catalog import Model
 from serving.core import Delta, Finish, Generation, Image, Size, Usage
 from serving.engine import Spent, images, sampling, unheard
-from serving.engine.prompt import Ahead, Prompter, images_of, length
+from serving.engine.pace import Pace
+from serving.engine.prompt import Ahead, Prompter, length
 from serving.errors import (
     ContextExceeded,
     EngineFailed,
@@ -35,6 +38,8 @@ from serving.errors import (
 _FINISH = {"stop": Finish.STOP, "repetition": Finish.STOP, "length": Finish.LENGTH}
 _QUICK_CHARACTERS = 4096
 _CHARACTERS_PER_TOKEN = 4  # of English
+# A picture at the limit takes up to 0.7 GB while it is decoded: not too many of them at once.
+_PREPARERS = min(4, os.cpu_count() or 1)
 # The grammar library puts the time and its source line before its words.
 _CPP_LOCATION = re.compile(r"\[[\d:]+\] \S+:\d+: ")
 
@@ -50,16 +55,21 @@ class VllmEngine:
         self._llm.spent = {}
         self._tile: int = self._llm.model_config.hf_config.vision_config.image_size
         self._defaults = self._llm.model_config.get_diff_sampling_param()
+        self._pace = Pace()
+        self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
 
     async def generate(
         self, generation: Generation, spent: Spent = unheard
     ) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`. Closing or cancelling aborts in the engine, at any point."""
-        with _in_our_words(), self._accounted(generation.id, spent):
+        with self._in_our_words(), self._accounted(generation.id, spent):
+            if not generation.may_wait and self._waiting() >= 0:
+                raise self._overloaded("Capacity temporarily exceeded, please try again.")
             if _is_quick(generation):
                 prompt = self._prepare(generation)
             else:
-                prompt = await asyncio.to_thread(self._prepare, generation)
+                loop = asyncio.get_running_loop()
+                prompt = await loop.run_in_executor(self._preparers, self._prepare, generation)
             params = sampling.params(generation, self._defaults)
             usage = Usage(prompt_tokens=len(prompt["prompt_token_ids"]))
             rendered = await self._render(prompt)
@@ -69,6 +79,7 @@ class VllmEngine:
                     usage = _counted(usage, output)
                     if (delta := _delta(output, usage)) is not None:
                         yield delta
+            self._pace.left(time.monotonic())
 
     def size(self, generation: Generation) -> Size:
         """What a request will cost: tokens counted if that is quick, else by length."""
@@ -95,16 +106,44 @@ class VllmEngine:
 
     async def check_health(self) -> None:
         """Raises: EngineFailed: the engine process is dead or its loop broke."""
-        with _in_our_words():
+        with self._in_our_words():
             await self._llm.check_health()
 
     def close(self) -> None:
-        """Stop the engine process."""
+        """Stop the engine process and the threads."""
+        self._preparers.shutdown(wait=False, cancel_futures=True)
         self._llm.shutdown()
+
+    def _waiting(self) -> int:
+        """Requests beyond what runs at once; negative while there is room."""
+        unfinished: int = self._llm.output_processor.get_num_unfinished_requests()
+        return unfinished - self._llm.vllm_config.scheduler_config.max_num_seqs
+
+    def _overloaded(self, message: str) -> Overloaded:
+        """A refusal that says when those who wait now will have begun."""
+        return Overloaded(message, self._pace.wait(self._waiting(), time.monotonic()))
+
+    @contextmanager
+    def _in_our_words(self) -> Iterator[None]:
+        """vLLM's exceptions become ours; cancellation and closing pass through."""
+        try:
+            yield
+        except ServingError:
+            raise
+        except GracefulHTTPError as error:
+            raise self._overloaded(str(error)) from error
+        except Exception as error:
+            # vLLM wraps what its checks of a request raise; those are the caller's to mend.
+            cause = error.__cause__ if isinstance(error, EngineGenerateError) else error
+            if isinstance(cause, RecursionError):
+                raise InvalidInput("a tool or a schema is nested too deeply") from error
+            if isinstance(cause, ValueError | VLLMClientError):
+                raise InvalidInput(_CPP_LOCATION.sub("", str(cause)).strip()) from error
+            raise EngineFailed("The engine failed on this request") from error
 
     def _prepare(self, generation: Generation) -> TokensPrompt:
         """The prompt's tokens and its decoded pictures, checked against the model's limits."""
-        pictures = images_of(generation)
+        pictures = generation.images
         if len(pictures) > self._model.max_images:
             raise InvalidImage(f"reason more than {self._model.max_images} images in a request")
         if generation.sampling.max_tokens < 1:
@@ -189,21 +228,9 @@ def _delta(output: RequestOutput, usage: Usage) -> Delta | None:
         return Delta(text=completion.text, usage=usage) if completion.text else None
     if completion.finish_reason not in _FINISH:
         raise EngineFailed(f"The engine ended the request: {completion.finish_reason}")
-    return Delta(text=completion.text, finish=_FINISH[completion.finish_reason], usage=usage)
-
-
-@contextmanager
-def _in_our_words() -> Iterator[None]:
-    """vLLM's exceptions become ours; cancellation and closing pass through."""
-    try:
-        yield
-    except ServingError:
-        raise
-    except GracefulHTTPError as error:
-        raise Overloaded(str(error)) from error
-    except Exception as error:
-        # vLLM wraps what its checks of a request raise; those are the caller's to mend.
-        cause = error.__cause__ if isinstance(error, EngineGenerateError) else error
-        if isinstance(cause, ValueError | VLLMClientError):
-            raise InvalidInput(_CPP_LOCATION.sub("", str(cause)).strip()) from error
-        raise EngineFailed("The engine failed on this request") from error
+    return Delta(
+        text=completion.text,
+        finish=_FINISH[completion.finish_reason],
+        usage=usage,
+        stop=completion.stop_reason if isinstance(completion.stop_reason, str) else None,
+    )

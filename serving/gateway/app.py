@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from time import time
+from urllib.parse import parse_qsl
 from uuid import uuid4
 
 from serving.catalog import Catalog
-from serving.core import Receipt
+from serving.core import Caller, Receipt
 from serving.engine import Engine
 from serving.errors import ServingError
-from serving.gateway import body, routes, stream
+from serving.gateway import body, openapi, routes, stream
+from serving.gateway.agreement import Agreements
 from serving.gateway.asgi import App, Receive, Scope, Send
-from serving.gateway.auth import Authenticator, bearer
+from serving.gateway.auth import Authenticator, bearer, token_id
 from serving.gateway.errors import declared
 from serving.gateway.receipts import Draft, Observer
+from serving.gateway.routes import Target
 from serving.gateway.tenant import Admission, Begin, Tenant, Unlimited
 from serving.gateway.watch import ClientLeft, noticing
-from serving.protocol import envelope, native
+from serving.protocol import envelope
+from serving.protocol.dialect import Ask, Dialect
+from serving.protocol.pages import Visit
 
 HEALTH = "/-/healthz"
 ADMIN = "/admin/"
@@ -40,10 +46,14 @@ class Gateway:
         admin: App | None = None,
         max_body_bytes: int = body.MAX_BODY_BYTES,
         observers: Iterable[Observer] = (),
+        padded: bool = False,
+        agreements: Agreements | None = None,
     ) -> None:
         """`observers` get each receipt, in order; `receipts.log_access` is one.
 
         `begin` hears of requests as they go to the engine; `admin` serves what is under `ADMIN`.
+        With `padded`, native streams hide the length of their tokens; with `agreements`, accounts
+        must agree to a model's licence first.
         """
         self._engine = engine
         self._catalog = catalog
@@ -53,11 +63,15 @@ class Gateway:
         self._admin = admin
         self._max_body_bytes = max_body_bytes
         self._observers = tuple(observers)
+        self._padded = padded
+        self._agreements = agreements
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
             case "http" if scope["path"] == HEALTH:
                 await self._health(send)
+            case "http" if scope["path"] == openapi.PATH:
+                await stream.send_json(send, Draft(str(uuid4())), openapi.document())
             case "http" if self._admin and scope["path"].startswith(ADMIN):
                 await self._admin(scope, receive, send)
             case "http":
@@ -92,22 +106,48 @@ class Gateway:
             draft.failed(failure)
             if draft.answering:
                 raise  # too late to say anything: let the server cut the connection
-            answer = envelope.failure(failure, draft.id)
+            answer = draft.failure(failure, draft.id)
             await stream.send_json(send, draft, answer, envelope.headers(failure))
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, draft: Draft) -> None:
         """The cheap checks before the body is read, the body before the engine is asked."""
         target = routes.match(scope)
-        draft.route, draft.account = target.route, target.account
-        caller = await self._authenticator.check(bearer(scope["headers"]), target.account)
+        draft.route, draft.account, draft.failure = target.route, target.account, target.failure
+        token = bearer(scope["headers"])
+        caller = await self._authenticator.check(token, target.account)
         draft.account, draft.token = caller.account, caller.token
-        model = self._catalog.find(target.model)
-        draft.model = model.id
+        if isinstance(target.action, Dialect):
+            await self._generate(target, target.action, caller, scope, receive, send, draft)
+        else:
+            await stream.send_json(send, draft, target.action(self._visit(target, scope, token)))
+
+    async def _generate(
+        self,
+        target: Target,
+        dialect: Dialect,
+        caller: Caller,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        draft: Draft,
+    ) -> None:
+        if target.model:
+            draft.model = self._catalog.find(target.model).id
         data = await body.read(scope, receive, self._max_body_bytes)
-        generation = native.parse(data, id=draft.id, model=model.id, max_images=model.max_images)
+        ask = Ask(draft.id, self._catalog, target.model, int(time()), self._padded)
+        generation, writer = dialect.parse(data, ask)
+        model = self._catalog.find(generation.model)
+        draft.model, draft.price = model.id, model.neurons
+        if self._agreements is not None:
+            self._agreements.check(caller.account, model, generation)
         answer = stream.answer_stream if generation.stream else stream.answer_plain
         engine = Tenant(self._engine, self._admission, self._begin, caller, draft)
-        await answer(engine, generation, receive, send, draft)
+        await answer(engine, generation, writer, receive, send, draft)
+
+    def _visit(self, target: Target, scope: Scope, token: bytes) -> Visit:
+        """What a page needs to know."""
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        return Visit(self._catalog, query, target.model, token_id(token))
 
     def _observe(self, receipt: Receipt) -> None:
         for observer in self._observers:

@@ -52,19 +52,31 @@ class Credentials:
         return Caller(self.account)
 
 
+def token_id(token: bytes) -> str:
+    """A name for a token, of 32 hex digits, that says nothing about it."""
+    return sha256(b"id of " + token).hexdigest()[:32]
+
+
 def bearer(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The token that came with a request; `pairs` are ASGI's headers, names in lower case.
+    """The token, wherever the clients of the dialects put it.
+
+    `pairs` are ASGI's headers, names in lower case.
 
     Raises:
         Unauthenticated: none, or in no form that is understood.
         WrongToken: the legacy key, which nobody holds here.
     """
     headers = dict(pairs)
-    if authorization := headers.get(b"authorization"):
+    for name in (b"authorization", b"cf-aig-authorization"):
+        if authorization := headers.get(name):
+            break
+    if authorization:
         found = _BEARER.fullmatch(authorization)
         if found is None:
             raise Unauthenticated("Authentication failed (status: 400)")
         return found[1]
+    if key := headers.get(b"x-api-key"):  # Anthropic's clients
+        return key
     if b"x-auth-key" in headers and b"x-auth-email" in headers:
         raise WrongToken("Authentication error")
     raise Unauthenticated("Missing X-Auth-Key, X-Auth-Email or Authorization headers")

@@ -14,16 +14,24 @@ from time import perf_counter, time
 import msgspec
 
 from serving.core import Delta, Finish, Outcome, Receipt, Usage
-from serving.errors import BadRequest, Forbidden, ServingError, Unauthenticated, Unroutable
+from serving.errors import (
+    BadRequest,
+    Forbidden,
+    NotAgreed,
+    ServingError,
+    Unauthenticated,
+    Unroutable,
+)
 from serving.gateway.asgi import Headers
 from serving.protocol import envelope
+from serving.protocol.dialect import Failure
 
 Observer = Callable[[Receipt], None]
 
 CLIENT_LEFT = 499  # nginx's status for a request whose client left before the answer began
 
 _access = logging.getLogger("serving.access")
-_CALLERS_FAULT = (BadRequest, Unauthenticated, Forbidden, Unroutable)
+_CALLERS_FAULT = (BadRequest, Unauthenticated, Forbidden, NotAgreed, Unroutable)
 
 
 @dataclass(slots=True)
@@ -45,7 +53,15 @@ class Draft:
     answering: bool = False  # the response has begun: its status is out
     headers: Headers = field(default_factory=list)  # of the answer, whatever it will be
     progress: Callable[[Usage], None] | None = None  # keeps the usage safe from a crash
+    failure: Failure = envelope.failure  # how the caller's dialect says what went wrong
+    price: tuple[float, float] = (0.0, 0.0)  # neurons per million tokens in and out
     _arrived: float = field(default_factory=perf_counter)
+
+    @property
+    def neurons(self) -> float:
+        """What has been used so far, in Workers AI's unit."""
+        used = self.usage
+        return (used.prompt_tokens * self.price[0] + used.completion_tokens * self.price[1]) / 1e6
 
     def first_token(self) -> None:
         """The engine produced something."""

@@ -3,31 +3,83 @@
 Model ids contain slashes and clients send them raw, or encoded as `%2F` (both official SDKs), or
 with `%40` for the `@`. Servers decode the path before we see it, some only in part; so it is
 decoded once more here, which changes nothing in a path that is plain.
+
+AI Gateway's addresses lead to the same places: `/v1/{account}/{gateway}/workers-ai/...`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from serving.errors import MethodRefused, UnknownObject, UnknownPath
 from serving.gateway.asgi import Scope
+from serving.protocol import (
+    anthropic,
+    envelope,
+    native,
+    openai,
+    openai_chat,
+    openai_completions,
+    openai_responses,
+    pages,
+)
+from serving.protocol.dialect import Dialect, Failure
+from serving.protocol.pages import Page
 
 RUN = "ai/run"
+MODELS = "ai/v1/models"
 
 _ACCOUNTS = "/client/v4/accounts/"
+_USER = "/client/v4/user/"
+_GATEWAY = re.compile(r"/v1/(?P<account>[^/]+)/[^/]+/(?P<rest>(?:workers-ai|compat)/.*)")
 _ACCOUNT_ID = re.compile("[0-9a-f]{32}", re.IGNORECASE)
-_RUN = re.compile("ai/run/(.+?)/*")
+_MODEL_HEADER = b"cf-consn-model-id"
+_FORWARDED = b"x-forwarded"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request goes: `route` is one of the constants above."""
+    """Where a request goes. `route` has no ids in it; `account` is empty where the path has none.
+
+    `action` is the dialect that a generation is asked for in, or else a page to read.
+    """
 
     route: str
-    account: str
-    model: str
+    action: Dialect | Page
+    failure: Failure
+    account: str = ""
+    model: str = ""
+
+
+def _asks(route: str, dialect: Dialect) -> dict[str, Target]:
+    return {"POST": Target(route, dialect, dialect.failure)}
+
+
+def _shows(route: str, page: Page, failure: Failure = envelope.failure) -> dict[str, Target]:
+    return {"GET": Target(route, page, failure)}
+
+
+_PROXY = "ai/run/proxy"
+# Below an account. The keys are whole paths; those that end in a slash go on with a model.
+ROUTES: Mapping[str, Mapping[str, Target]] = {
+    RUN: _asks(RUN, native.NAMED),
+    f"{RUN}/": _asks(RUN, native.DIRECT),
+    _PROXY: _asks(_PROXY, native.BOUND) | _shows(_PROXY, pages.search_bound),
+    "ai/v1/chat/completions": _asks("ai/v1/chat/completions", openai_chat.DIALECT),
+    "ai/v1/completions": _asks("ai/v1/completions", openai_completions.DIALECT),
+    "ai/v1/responses": _asks("ai/v1/responses", openai_responses.DIALECT),
+    "ai/v1/messages": _asks("ai/v1/messages", anthropic.DIALECT),
+    MODELS: _shows(MODELS, pages.openai_models, openai.failure),
+    f"{MODELS}/": _shows(MODELS, pages.openai_model, openai.failure),
+    "ai/models/search": _shows("ai/models/search", pages.search),
+    "ai/models/schema": _shows("ai/models/schema", pages.model_schema),
+    "ai/tasks/search": _shows("ai/tasks/search", pages.tasks),
+    "tokens/verify": _shows("tokens/verify", pages.token),
+}
+USER_ROUTES = {"tokens/verify": _shows("user/tokens/verify", pages.token)}
 
 
 def match(scope: Scope) -> Target:
@@ -36,21 +88,72 @@ def match(scope: Scope) -> Target:
     Raises:
         UnknownPath: no route looks like this.
         UnknownObject: the account id is malformed, or nothing of this name is under an account.
-        MethodRefused: the verb is not POST.
+        MethodRefused: the path takes other verbs.
     """
     path = _path(scope)
-    if not path.startswith(_ACCOUNTS):
-        raise UnknownPath
-    account, _, rest = path.removeprefix(_ACCOUNTS).partition("/")
-    found = _RUN.fullmatch(rest)
+    if path.startswith(_USER):
+        if (known := USER_ROUTES.get(path.removeprefix(_USER).rstrip("/"))) is None:
+            raise UnknownPath
+        return _by_verb(known, scope)
+    account, rest = _split(path)
+    found = _found(rest)
     if not found or not _ACCOUNT_ID.fullmatch(account):
         raise UnknownObject(path)
-    model = found[1]
-    if "/" in model and not model.startswith("@"):
+    verbs, model = found
+    if verbs is ROUTES[f"{RUN}/"] and "/" in model and not model.startswith("@"):
         raise UnknownPath  # `ai/run/dynamic/...` and the like: no author, so no model
-    if scope["method"] != "POST":
-        raise MethodRefused(scope["method"], allowed="POST")
-    return Target(RUN, account.lower(), model)
+    target = _by_verb(verbs, scope)
+    if target.route == _PROXY:
+        model = _bound_model(target, scope, path)
+    return replace(target, account=account.lower(), model=model)
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The account, and what is below it."""
+    if path.startswith(_ACCOUNTS):
+        account, _, rest = path.removeprefix(_ACCOUNTS).partition("/")
+        return account, rest
+    if (found := _GATEWAY.fullmatch(path)) is None:
+        raise UnknownPath
+    return found["account"], _direct(found["rest"])
+
+
+def _direct(rest: str) -> str:
+    """An address behind AI Gateway as it is without: `workers-ai/@cf/...` is `ai/run/@cf/...`."""
+    provider, _, below = rest.partition("/")
+    if provider == "compat":
+        return f"ai/v1/{below}"
+    if below.startswith(("run/", "v1/")):
+        return f"ai/{below}"
+    return f"{RUN}/{below}"
+
+
+def _found(rest: str) -> tuple[Mapping[str, Target], str] | None:
+    """The verbs of a path below an account, and the model it names."""
+    plain = rest.rstrip("/")
+    if plain in ROUTES:
+        return ROUTES[plain], ""
+    for start in (f"{RUN}/", f"{MODELS}/"):
+        if plain.startswith(start):
+            return ROUTES[start], plain.removeprefix(start)
+    return None
+
+
+def _by_verb(verbs: Mapping[str, Target], scope: Scope) -> Target:
+    try:
+        return verbs[scope["method"]]
+    except KeyError:
+        raise MethodRefused(scope["method"], allowed=", ".join(verbs)) from None
+
+
+def _bound_model(target: Target, scope: Scope, path: str) -> str:
+    """The model that a Workers binding names in a header; pages must be the one there is."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    if isinstance(target.action, Dialect):
+        return headers.get(_MODEL_HEADER, b"").decode("latin-1")
+    if not headers.get(_FORWARDED, b"").split(b"?")[0].endswith(b"/ai-api/models/search"):
+        raise UnknownObject(path)
+    return ""
 
 
 def _path(scope: Scope) -> str:

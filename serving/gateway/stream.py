@@ -4,7 +4,7 @@ The engine is raced against the client's disconnect from before its first token 
 streams and plain answers alike; whoever stops, the engine's generator is closed, which aborts the
 request in the engine. A slow client holds `send`, and with it the engine's generator, back; what
 the engine produces meanwhile it hands over in one delta. So tokens share a frame only when they
-have already queued.
+have already queued. A stream that is silent for long carries comments.
 """
 
 from __future__ import annotations
@@ -17,13 +17,24 @@ from serving.engine import Engine
 from serving.errors import EngineFailed
 from serving.gateway.asgi import Headers, Receive, Send
 from serving.gateway.errors import declared
+from serving.gateway.pulse import Pulse
 from serving.gateway.receipts import Draft
 from serving.gateway.watch import ClientLeft, Watch
-from serving.protocol import envelope, native, sse
+from serving.protocol import envelope, sse
+from serving.protocol.dialect import KEEP_ALIVE, Writer
+
+_EVENTS: Headers = [(b"x-accel-buffering", b"no")]
+# What Workers AI says of itself; clients of the SDKs may pin it.
+_API_VERSION = (b"api-version", b"2026-10-01.epoch")
 
 
 async def answer_plain(
-    engine: Engine, generation: Generation, receive: Receive, send: Send, draft: Draft
+    engine: Engine,
+    generation: Generation,
+    writer: Writer,
+    receive: Receive,
+    send: Send,
+    draft: Draft,
 ) -> None:
     """Generate everything, then answer in one piece.
 
@@ -37,22 +48,37 @@ async def answer_plain(
     if not whole:
         raise EngineFailed("the engine ended without an answer")
     draft.note(whole[-1])
-    await send_json(send, draft, native.answer(generation, whole[-1]))
+    body = writer.whole(whole[-1])
+    await send_json(send, draft, body, [(b"cf-ai-neurons", b"%.2f" % draft.neurons)])
 
 
 async def answer_stream(
-    engine: Engine, generation: Generation, receive: Receive, send: Send, draft: Draft
+    engine: Engine,
+    generation: Generation,
+    writer: Writer,
+    receive: Receive,
+    send: Send,
+    draft: Draft,
 ) -> None:
-    """Write a frame for each delta as it comes. Errors after the first delta end the stream.
+    """Write a frame for each delta as it comes. Errors after the first byte end the stream.
 
     Raises:
         ClientLeft: the client left on the way; the engine was told.
-        ServingError: before the first delta; nothing has been sent yet.
+        ServingError: before the first byte; nothing has been sent yet.
     """
-    frames = native.Frames(generation)
+
+    async def comment() -> None:
+        if not draft.answering:
+            await start(send, draft, sse.MEDIA_TYPE, _EVENTS)
+        await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+
     try:
-        async with Watch(receive), aclosing(engine.generate(generation, draft.used)) as deltas:
-            last = await _forward(deltas, frames, send, draft)
+        async with (
+            Watch(receive),
+            Pulse(comment) as pulse,
+            aclosing(engine.generate(generation, draft.used)) as deltas,
+        ):
+            last = await _forward(deltas, writer, send, draft, pulse)
     except ClientLeft:
         raise
     except Exception as error:
@@ -60,22 +86,23 @@ async def answer_stream(
             raise
         failure = declared(error, draft.id)
         draft.failed(failure)
-        last = sse.event(envelope.interruption(failure, draft.id))
+        last = writer.broken(failure)
     # After the watch has ended: a server may call a complete answer a disconnect.
     await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 async def _forward(
-    deltas: AsyncIterator[Delta], frames: native.Frames, send: Send, draft: Draft
+    deltas: AsyncIterator[Delta], writer: Writer, send: Send, draft: Draft, pulse: Pulse
 ) -> bytes:
     """Send the frames of all deltas but the last, whose frames are returned. The hot path."""
     last = b""
     async for delta in deltas:
-        frame = frames.encode(delta)
+        frame = writer.frames(delta)
+        pulse.heard = True
         draft.note(delta)
         # Not before there is something to say: until now an error still had its own status.
         if not draft.answering:
-            await start(send, draft, sse.MEDIA_TYPE, [(b"x-accel-buffering", b"no")])
+            await start(send, draft, sse.MEDIA_TYPE, _EVENTS)
         if delta.finish is not None:
             last = frame
         elif frame:
@@ -98,6 +125,7 @@ async def start(send: Send, draft: Draft, media_type: bytes, extra: Headers) -> 
         (b"content-type", media_type),
         (b"cf-ai-req-id", draft.id.encode()),
         (b"cache-control", b"no-store"),
+        _API_VERSION,
         *draft.headers,
         *extra,
     ]

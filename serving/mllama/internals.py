@@ -16,6 +16,8 @@ SERIES = "0.32"
 
 # "module:path" -> parameters that must be there. An empty tuple: the name must exist.
 INTERNALS: dict[str, tuple[str, ...]] = {
+    "vllm.compilation.backends:set_model_tag": ("tag",),
+    "vllm.compilation.decorators:support_torch_compile": (),
     "vllm.config.scheduler:SchedulerConfig.get_scheduler_cls": ("self",),
     "vllm.model_executor.layers.attention.attention:Attention.forward": ("query", "key", "value"),
     "vllm.model_executor.models.config:MODELS_CONFIG_MAP": (),

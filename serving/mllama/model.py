@@ -119,6 +119,8 @@ class MllamaForConditionalGeneration(nn.Module, SupportsMultiModal):
         if encoder_outputs and metadata is not None:
             assert metadata.write_slots is not None, "encoder outputs that no request starts with"
             text.remember(torch.cat(list(encoder_outputs)), metadata.write_slots)
+        if metadata is None:
+            text.warm_up(input_ids, positions, inputs_embeds)
         visible = None if metadata is None else metadata.visible
         return text(input_ids, positions, inputs_embeds, visible)
 

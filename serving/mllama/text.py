@@ -1,4 +1,9 @@
-"""The language model: Llama's self-attention layers with gated cross-attention layers between."""
+"""The language model: Llama's self-attention layers with gated cross-attention layers between.
+
+A step in which no row sees an image leaves the cross-attention layers out. vLLM compiles a module
+once and drops the guards that would notice another branch, so the two ways through the layers are
+two modules, `WithoutImages` and `WithImages`, over the same weights.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from vllm.compilation.backends import set_model_tag
+from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.layernorm import RMSNorm
@@ -105,18 +112,75 @@ class MllamaCrossAttentionLayer(nn.Module):
         self.cross_attn_mlp_gate = nn.Parameter(torch.empty(1))
 
     def forward(
-        self, x: torch.Tensor, residual: torch.Tensor, visible: torch.Tensor
+        self, x: torch.Tensor, residual: torch.Tensor | None, visible: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, hidden) branch and residual, as vLLM's layers pass them; (N, 1) visible rows.
 
         A row that sees nothing adds zero twice: Meta multiplies both branches by its row mask.
         `where`, because what attention read for such a row is arbitrary and may be NaN.
         """
-        x, residual = self.input_layernorm(x, residual)
+        if residual is None:
+            x, residual = self.input_layernorm(x), x
+        else:
+            x, residual = self.input_layernorm(x, residual)
         x = torch.where(visible, self.cross_attn(x) * self.cross_attn_attn_gate.tanh(), 0)
         x, residual = self.post_attention_layernorm(x, residual)
         x = torch.where(visible, self.mlp(x) * self.cross_attn_mlp_gate.tanh(), 0)
         return x, residual
+
+
+_ROWS = {name: {0: "rows"} for name in ("input_ids", "positions", "inputs_embeds")}
+
+
+@support_torch_compile(dynamic_arg_dims=_ROWS)
+class WithoutImages(nn.Module):
+    """Through the self-attention layers only. Owns no weights: those are the text model's."""
+
+    def __init__(self, *, text: MllamaTextModel) -> None:
+        super().__init__()
+        self._text = (text,)  # in a tuple, which hides it from weight loading
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        inputs_embeds: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """(N,) token ids and positions to (N, hidden)."""
+        (text,) = self._text
+        x = text.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        residual = None
+        for index, layer in enumerate(text.layers):
+            if index not in text.cross_layers:
+                x, residual = layer(positions, x, residual)
+        return text.norm(x, residual)[0]
+
+
+@support_torch_compile(dynamic_arg_dims=_ROWS | {"visible": {0: "rows"}})
+class WithImages(nn.Module):
+    """Through all layers. Owns no weights."""
+
+    def __init__(self, *, text: MllamaTextModel) -> None:
+        super().__init__()
+        self._text = (text,)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        inputs_embeds: torch.Tensor | None,
+        visible: torch.Tensor,
+    ) -> torch.Tensor:
+        """(N,) token ids and positions and (N, 1) visible rows to (N, hidden)."""
+        (text,) = self._text
+        x = text.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        residual = None
+        for index, layer in enumerate(text.layers):
+            if index in text.cross_layers:
+                x, residual = layer(x, residual, visible)
+            else:
+                x, residual = layer(positions, x, residual)
+        return text.norm(x, residual)[0]
 
 
 class MllamaTextModel(nn.Module):
@@ -133,6 +197,12 @@ class MllamaTextModel(nn.Module):
             for index in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.without_images = WithoutImages(text=self)
+        with set_model_tag("with_images"):  # its own folder in the compilation cache
+            self.with_images = WithImages(text=self)
+        # One place for all steps, which captured graphs read.
+        rows = vllm_config.scheduler_config.max_num_batched_tokens
+        self.register_buffer("visible", torch.zeros(rows, 1, dtype=torch.bool), persistent=False)
 
     def _layer(self, index: int, config: Any, vllm_config: VllmConfig, prefix: str) -> nn.Module:
         if index in self.cross_layers:
@@ -146,16 +216,26 @@ class MllamaTextModel(nn.Module):
         inputs_embeds: torch.Tensor | None,
         visible: torch.Tensor | None,
     ) -> torch.Tensor:
-        """(N,) token ids and positions to (N, hidden). `visible` None: no row sees an image."""
-        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        residual = torch.zeros_like(x)
-        for index, layer in enumerate(self.layers):
-            if index not in self.cross_layers:
-                x, residual = layer(positions, x, residual)
-            elif visible is not None:
-                x, residual = layer(x, residual, visible)
-        x, _ = self.norm(x, residual)
-        return x
+        """(N,) token ids and positions to (N, hidden).
+
+        `visible`: (M, 1) rows that see an image, M <= N, the rest being padding; None: no row does.
+        """
+        if visible is None:
+            return self.without_images(input_ids, positions, inputs_embeds)
+        rows = self.visible[: len(positions)]
+        rows[: len(visible)].copy_(visible, non_blocking=True)
+        rows[len(visible) :].fill_(False)
+        return self.with_images(input_ids, positions, inputs_embeds, rows)
+
+    def warm_up(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        inputs_embeds: torch.Tensor | None,
+    ) -> None:
+        """Have the way with images compiled and captured too, when vLLM warms up."""
+        if self.cross_layers and not self.with_images.do_not_compile:
+            self.with_images(input_ids, positions, inputs_embeds, self.visible[: len(positions)])
 
     def remember(self, states: torch.Tensor, slots: torch.Tensor) -> None:
         """Store the KV of (W, hidden) encoder tokens at (W,) places, in every cross layer.

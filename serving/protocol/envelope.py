@@ -44,9 +44,11 @@ _PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.MissingBody: Problem(400, 3003, "AiError"),
     errors.BodyTooLarge: Problem(413, 3006, "AiError"),
     errors.BadRequest: Problem(400, 5006, "Bad input: Error"),
+    errors.InvalidChoice: Problem(400, 8001, "AiError"),
     errors.InvalidImage: Problem(400, 8006, "AiError", "Invalid data for image - {}"),
     errors.NotAnImage: Problem(400, 5004, "AiError"),
     errors.UnknownModel: Problem(400, 5007, "No such model"),
+    errors.UnknownEntry: Problem(404, 3042, "AiError"),
     errors.LoraUnsupported: Problem(405, 5005, "AiError"),
     errors.ContextExceeded: Problem(413, 5021, "Ai"),
     errors.Unauthenticated: Problem(400, 9106),
@@ -54,6 +56,7 @@ _PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.Forbidden: Problem(403, 10000),
     errors.AccountDisabled: Problem(403, 3023, "AiError"),
     errors.NotPermitted: Problem(403, 9109),
+    errors.NotAgreed: Problem(403, 5016, "Model Agreement"),
     errors.Overloaded: Problem(429, 3040, "AiError"),
     errors.RateLimited: Problem(429, 3021, "AiError"),
     errors.QuotaSpent: Problem(429, 3036, "AiError"),
@@ -69,14 +72,20 @@ def problem(error: errors.ServingError) -> Problem:
     return next(_PROBLEMS[kind] for kind in type(error).__mro__ if kind in _PROBLEMS)
 
 
-def success(result: Any) -> bytes:
-    """The body of a 200."""
-    return b'{"result":' + _encode(result) + b',"success":true,"errors":[],"messages":[]}'
+def success(result: Any, **extra: Any) -> bytes:
+    """The body of a 200; `extra` replaces `messages` or comes after."""
+    rest = {"success": True, "errors": [], "messages": [], **extra}
+    return _encode({"result": result, **rest})
+
+
+def bare(result: Any) -> bytes:
+    """The body of a 200 where the API answers without the envelope."""
+    return _encode(result)
 
 
 def failure(error: errors.ServingError, request_id: str) -> bytes:
     """The body of the error answer to the request `request_id`."""
-    return _encode(_failure(error, request_id))
+    return _encode(described(error, request_id))
 
 
 def interruption(error: errors.ServingError, request_id: str) -> dict[str, Any]:
@@ -84,7 +93,7 @@ def interruption(error: errors.ServingError, request_id: str) -> dict[str, Any]:
 
     The empty `response` is for clients that print that field of every frame.
     """
-    return {"response": "", **_failure(error, request_id)}
+    return {"response": "", **described(error, request_id)}
 
 
 def headers(error: errors.ServingError) -> list[tuple[bytes, bytes]]:
@@ -97,7 +106,8 @@ def headers(error: errors.ServingError) -> list[tuple[bytes, bytes]]:
     return []
 
 
-def _failure(error: errors.ServingError, request_id: str) -> dict[str, Any]:
+def described(error: errors.ServingError, request_id: str) -> dict[str, Any]:
+    """The error answer to the request `request_id`, for dialects that add to it."""
     found = problem(error)
     text = found.text.format(error)
     if found.name is None:

@@ -40,6 +40,11 @@ def parse(items: Any) -> tuple[Message, ...]:
     return tuple(_message(item, f"/messages/{index}") for index, item in enumerate(items))
 
 
+def role(name: str) -> str:
+    """The role of `core.Message` that a client's word means."""
+    return _ROLES.get(name.lower(), "user")
+
+
 def with_image(messages: tuple[Message, ...], image: Image) -> tuple[Message, ...]:
     """The turns with `image` in front of the last user's words, or in a turn of its own."""
     for index in reversed(range(len(messages))):
@@ -62,7 +67,7 @@ def _message(item: Any, path: str) -> Message:
     if not isinstance(calls, list):
         raise InvalidInput(f"'{path}/tool_calls' must be an array")
     return Message(
-        role=_ROLES.get(str(item.get("role")).lower(), "user"),
+        role=role(str(item.get("role"))),
         content=tuple(_content(item.get("content"), f"{path}/content")),
         tool_calls=tuple(_call(c, f"{path}/tool_calls/{i}") for i, c in enumerate(calls)),
         tool_call_id=item.get("tool_call_id"),

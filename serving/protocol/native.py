@@ -7,124 +7,181 @@
              data: [DONE]
 
 Text frames have no `tool_calls` key: clients in the wild take its presence for a call and drop
-the text. Every frame has a `response` that is a string.
+the text. Every frame has a `response` that is a string. The model is named by the address, or by
+the body beside an `input`, or by a Workers binding, whose answers have no envelope.
 """
 
 from __future__ import annotations
 
-import codecs
-import json
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import msgspec
 
-from serving.core import (
-    Delta,
-    Generation,
-    Image,
-    JsonFormat,
-    Message,
-    RawPrompt,
-    Tool,
-    ToolCall,
-    Usage,
+from serving.core import Delta, Generation, Image, Message, RawPrompt, ToolCall, Usage
+from serving.errors import (
+    InvalidInput,
+    JsonNotMet,
+    LoraUnsupported,
+    MissingBody,
+    ServingError,
 )
-from serving.errors import InvalidInput, JsonNotMet, LoraUnsupported, MalformedBody, MissingBody
-from serving.protocol import envelope, images, messages, sampling, schema, sse, tools
+from serving.protocol import (
+    envelope,
+    images,
+    messages,
+    payload,
+    response_format,
+    sampling,
+    schema,
+    sse,
+    tools,
+)
+from serving.protocol.calls import Calls
+from serving.protocol.dialect import Ask, Dialect
 
 _decode = msgspec.json.Decoder().decode
 _FLAGS = {"true": True, "false": False}
+_TEXT_FRAME = sse.template({"response": "\0"}, "\0")
+# What Workers AI fills frames with. Why it leaves out c, q and w is not known.
+_PADDING = "abdefghijklmnoprstuvxyz1234567890" * 2
+_LONGEST_PADDING = 48
 
 
-def parse(body: bytes, *, id: str, model: str, max_images: int) -> Generation:
-    """The request `id` to `model`, out of the bytes of its body.
+def parse(body: bytes, ask: Ask) -> tuple[Generation, Writer]:
+    """A request to the model that the address names.
 
     Raises:
         MissingBody: there are no bytes.
         MalformedBody: they are not JSON.
         InvalidInput: they break the published schema.
-        InvalidImage: a picture cannot be unpacked, or there are more than `max_images`.
+        InvalidImage: a picture cannot be unpacked, or there are more than the model takes.
+        UnknownModel: the catalogue does not hold the model.
         LoraUnsupported: an adapter is asked for.
     """
-    fields = _lenient(_json(body))
-    schema.validate(fields)
-    if "lora" in fields:
-        raise LoraUnsupported(model)
-    return Generation(
-        id=id,
-        model=model,
-        prompt=_prompt(fields, max_images),
-        sampling=sampling.parse(fields),
-        tools=_tools(fields),
-        json=_json_format(fields.get("response_format")),
-        stream=fields.get("stream", False),
-    )
+    return _parse_fields(payload.decode(body), ask, envelope.success)
 
 
-def answer(generation: Generation, delta: Delta) -> bytes:
-    """The body of the answer whose one delta this is.
+def parse_named(body: bytes, ask: Ask) -> tuple[Generation, Writer]:
+    """`{"model": "...", "input": {...}}`. Raises what `parse` does."""
+    match payload.decode(body):
+        case {"model": str(model), "input": fields} as outer:
+            if "options" in outer and isinstance(fields, dict):
+                fields = {"options": outer["options"], **fields}
+            named = Ask(ask.id, ask.models, ask.find(model).id, ask.created, ask.padded)
+            return _parse_fields(fields, named, envelope.success)
+    raise InvalidInput("required properties at '/' are 'model,input'")
 
-    Raises:
-        JsonNotMet: JSON was asked for and the text is none.
+
+def parse_bound(body: bytes, ask: Ask) -> tuple[Generation, Writer]:
+    """`{"inputs": {...}, "options": {...}}`, as a Workers binding sends. Raises what `parse` does.
+
+    The model's name comes in a header.
     """
-    if generation.tools:
-        delta = tools.Calls(generation.tools).feed(delta)
-    wants_json = generation.json is not None and not delta.tool_calls
-    return envelope.success(
-        {
-            "response": _json_answer(delta.text) if wants_json else delta.text,
-            "tool_calls": [_flat(call) for call in delta.tool_calls],
-            "usage": _usage(delta.usage or Usage()),
-        }
-    )
+    if not ask.model:
+        raise MissingBody("cf-consn-model-id")
+    match payload.decode(body):
+        case {"inputs": fields}:
+            return _parse_fields(fields, ask, envelope.bare)
+    raise InvalidInput("required properties at '/' are 'inputs'")
 
 
-class Frames:
-    """Writes the event stream of one generation: feed it every delta, in order."""
+class Writer:
+    """Writes the answer to one generation; see the module for its form."""
 
-    def __init__(self, generation: Generation) -> None:
-        self._calls = tools.Calls(generation.tools) if generation.tools else None
+    def __init__(
+        self, generation: Generation, ask: Ask, wrap: Callable[[Any], bytes] = envelope.success
+    ) -> None:
+        self._id = generation.id
+        self._json = generation.json is not None and not generation.must_call
+        self._wrap = wrap
+        self._sift = Calls(generation.tools).feed if generation.tools else None
+        self._calls: tuple[ToolCall, ...] = ()
+        # The id is as random as it takes, and keeps this a function of its arguments.
+        self._padding = Random(generation.id) if ask.padded else None
 
-    def encode(self, delta: Delta) -> bytes:
-        """The frames that `delta` completes, possibly none; on the last one also `[DONE]`."""
-        if self._calls is not None:
-            delta = self._calls.feed(delta)
-        frames = sse.text_event(delta.text) if delta.text else b""
+    def whole(self, delta: Delta) -> bytes:
+        """See `dialect.Writer`."""
+        if self._sift is not None:
+            delta = self._sift(delta)
+        wants_json = self._json and not delta.tool_calls
+        return self._wrap(
+            {
+                "response": _json_answer(delta.text) if wants_json else delta.text,
+                "tool_calls": [_flat(call) for call in delta.tool_calls],
+                "usage": usage(delta.usage or Usage()),
+            }
+        )
+
+    def frames(self, delta: Delta) -> bytes:
+        """See `dialect.Writer`. Calls wait for the end: clients expect them in one frame."""
+        if self._sift is not None:
+            delta = self._sift(delta)
+        frames = self._text(delta.text) if delta.text else b""
         if delta.tool_calls:
-            flat = [_flat(call) for call in delta.tool_calls]
-            frames += sse.event({"response": "", "tool_calls": flat})
+            self._calls += delta.tool_calls
         if delta.finish is not None:
-            usage = _usage(delta.usage or Usage())
-            frames += sse.event({"response": "", "usage": usage}) + sse.DONE
+            frames += self._end(delta.usage or Usage())
         return frames
 
+    def broken(self, error: ServingError) -> bytes:
+        """See `dialect.Writer`."""
+        return sse.event(envelope.interruption(error, self._id))
 
-def _json(body: bytes) -> Any:
-    """What JavaScript's parser reads: also behind a byte order mark, also halves of characters."""
-    body = body.removeprefix(codecs.BOM_UTF8)
-    if not body.strip():
-        raise MissingBody
-    try:
-        return _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        mended = _mended(body)
-        if mended is None:
-            raise MalformedBody(f"the body is not JSON: {error}") from error
-        return mended
-    except RecursionError as error:
-        raise MalformedBody("the body is nested too deeply") from error
+    def _text(self, text: str) -> bytes:
+        if self._padding is not None:
+            length = self._padding.randint(1, _LONGEST_PADDING)
+            return sse.event({"response": text, "p": _PADDING[:length]})
+        return _TEXT_FRAME[0] + sse.encode(text) + _TEXT_FRAME[1]
+
+    def _end(self, spent: Usage) -> bytes:
+        calls = b""
+        if self._calls:
+            calls = sse.event({"response": "", "tool_calls": [_flat(call) for call in self._calls]})
+        return calls + sse.event({"response": "", "usage": usage(spent)}) + sse.DONE
 
 
-def _mended(body: bytes) -> Any:
-    """`body` decoded with `?` for each lone surrogate, which texts cut within an emoji end in.
+DIRECT = Dialect(parse, envelope.failure)
+NAMED = Dialect(parse_named, envelope.failure)
+BOUND = Dialect(parse_bound, envelope.failure)
 
-    `None` if something else is wrong with it.
-    """
-    try:
-        plain = json.dumps(json.loads(body), ensure_ascii=False, allow_nan=False)
-        return _decode(plain.encode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
+
+def usage(spent: Usage) -> dict[str, Any]:
+    """Tokens as Workers AI and OpenAI's chat completions count them on the wire."""
+    return {
+        "prompt_tokens": spent.prompt_tokens,
+        "completion_tokens": spent.completion_tokens,
+        "total_tokens": spent.prompt_tokens + spent.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": spent.cached_tokens},
+    }
+
+
+def _parse_fields(body: Any, ask: Ask, wrap: Callable[[Any], bytes]) -> tuple[Generation, Writer]:
+    model = ask.find()
+    fields = _lenient(body)
+    schema.validate(fields)
+    if "lora" in fields:
+        raise LoraUnsupported(model.id)
+    choice = fields.get("tool_choice")
+    declared = tools.parse(fields.get("tools"), fields.get("functions")) if choice != "none" else ()
+    offered, must_call = tools.choose(declared, choice)
+    generation = Generation(
+        id=ask.id,
+        model=model.id,
+        prompt=_prompt(fields, model.max_images),
+        sampling=sampling.parse(fields),
+        tools=offered,
+        json=response_format.parse(fields.get("response_format")),
+        stream=fields.get("stream", False),
+        must_call=must_call,
+        may_wait=not _rejects_if_busy(fields.get("options")),
+    )
+    return generation, Writer(generation, ask, wrap)
+
+
+def _rejects_if_busy(options: Any) -> bool:
+    return isinstance(options, dict) and options.get("rejectIfBusy") is True
 
 
 def _lenient(body: Any) -> Any:
@@ -168,28 +225,6 @@ def _turns(fields: dict[str, Any], image: Image | None) -> tuple[Message, ...]:
     return messages.with_image(turns, image) if image else turns
 
 
-def _tools(fields: dict[str, Any]) -> tuple[Tool, ...]:
-    if fields.get("tool_choice") == "none":
-        return ()
-    return tools.parse(fields.get("tools"), fields.get("functions"))
-
-
-def _json_format(wanted: Any) -> JsonFormat | None:
-    """`json_schema` holds the schema itself, or OpenAI's wrapping of it: `{name, schema}`."""
-    match wanted:
-        case None | {"type": "text"}:
-            return None
-        case {"type": "json_object"}:
-            return JsonFormat()
-        case {"type": "json_schema", "json_schema": {"schema": dict(inner), **rest}} if not (
-            rest.keys() & {"type", "properties"}
-        ):
-            return JsonFormat(inner)
-        case {"type": "json_schema", "json_schema": dict(bare)}:
-            return JsonFormat(bare)
-    raise InvalidInput("'/response_format' must be json_object, or json_schema with a schema")
-
-
 def _json_answer(text: str) -> Any:
     try:
         return _decode(text)
@@ -199,12 +234,3 @@ def _json_answer(text: str) -> Any:
 
 def _flat(call: ToolCall) -> dict[str, Any]:
     return {"name": call.name, "arguments": call.arguments}
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }

@@ -112,8 +112,67 @@ MESSAGES = _Record(
 )
 
 
+# What `ai/run` answers, as JSON Schema; the published one knows no `usage`.
+OUTPUT: dict[str, Any] = {
+    "oneOf": [
+        {
+            "type": "object",
+            "contentType": "application/json",
+            "properties": {
+                "response": {"type": "string"},
+                "tool_calls": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "name": {"type": "string"},
+                            "arguments": {"type": "object"},
+                        },
+                    },
+                },
+                "usage": {"type": "object"},
+            },
+        },
+        {"type": "string", "contentType": "text/event-stream", "format": "binary"},
+    ]
+}
+_DEFAULTS = {"raw": False, "stream": False, "max_tokens": 256, "temperature": 0.6}
+
+
 class _ShapeError(Exception):
     """A shape's first complaint."""
+
+
+def published() -> dict[str, Any]:
+    """The schema as JSON Schema, which `ai/models/schema` shows."""
+    options = [_json_schema(PROMPT), _json_schema(MESSAGES)]
+    for option, title in zip(options, ("Prompt", "Messages"), strict=True):
+        option["title"] = title
+        for name in _DEFAULTS.keys() & option["properties"].keys():
+            option["properties"][name]["default"] = _DEFAULTS[name]
+    return {"type": "object", "oneOf": options}
+
+
+def _json_schema(shape: _Shape) -> dict[str, Any]:
+    match shape:
+        case _Scalar("string"):
+            limits = {"minLength": shape.low, "maxLength": shape.high}
+            pattern = shape.pattern.pattern if shape.pattern else None
+            found: dict[str, Any] = {"type": "string", **limits, "pattern": pattern}
+        case _Scalar():
+            found = {"type": shape.type, "minimum": shape.low, "maximum": shape.high}
+        case _List():
+            found = {"type": "array", "items": _json_schema(shape.items)}
+        case _Choice():
+            found = {"oneOf": [_json_schema(option) for option in shape.options]}
+        case _Record():
+            found = {
+                "type": "object",
+                "properties": {name: _json_schema(of) for name, of in shape.fields.items()},
+                "required": list(shape.required) or None,
+                "additionalProperties": _json_schema(shape.others) if shape.others else None,
+            }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def validate(payload: Any) -> None:

@@ -6,15 +6,19 @@ import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
+import anthropic
+import cloudflare
 import httpx
+import openai
 import psutil
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.e2e.stack import TOKEN, Stack, path, stack
+from tests.e2e.stack import ACCOUNT, MODEL, TOKEN, Stack, path, stack
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -101,6 +105,60 @@ def test_encoded_model_ids(up, model):
     """As both official SDKs send them, and worse."""
     with up.client() as client:
         assert client.post(path(model), json={"prompt": "Hi", "max_tokens": 2}).status_code == 200
+
+
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def test_openais_client(up):
+    """Text, a picture, a stream, a call and a response, from the real model."""
+    client = openai.OpenAI(base_url=f"{up.url}/client/v4/accounts/{ACCOUNT}/ai/v1", api_key=TOKEN)
+    ask = partial(client.chat.completions.create, model=MODEL, temperature=0, max_tokens=60)
+    turns = looking_at("red")["messages"]
+    whole = ask(messages=turns)
+    chunks = list(ask(messages=turns, stream=True))
+    text = "".join(chunk.choices[0].delta.content for chunk in chunks)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+    function = {"name": "weather", "description": "Of a city", "parameters": WEATHER}
+    called = ask(
+        messages=[{"role": "user", "content": "Weather?"}],
+        tools=[{"type": "function", "function": function}],
+        tool_choice="required",
+    )
+    (call,) = called.choices[0].message.tool_calls
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+    response = client.responses.create(model=MODEL, input="Hello", max_output_tokens=8)
+    assert response.output_text
+    assert [model.id for model in client.models.list()] == [MODEL]
+
+
+def test_anthropics_client(up):
+    """A stream from the real model adds up, and a stop sequence is named."""
+    base = f"{up.url}/client/v4/accounts/{ACCOUNT}/ai"
+    client = anthropic.Anthropic(base_url=base, api_key=TOKEN)
+    asked = {"model": MODEL, "max_tokens": 30, "messages": [{"role": "user", "content": "Hello"}]}
+    cold = {**asked, "temperature": 0.0}
+    whole = client.messages.create(**cold)
+    with client.messages.stream(**cold) as stream:
+        assert "".join(stream.text_stream) == whole.content[0].text
+    word = whole.content[0].text.split()[-1]
+    stopped = client.messages.create(**cold, stop_sequences=[word])
+    assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", word)
+
+
+def test_cloudflares_client(up):
+    """The catalogue and the model, through every server in between."""
+    client = cloudflare.Cloudflare(base_url=f"{up.url}/client/v4", api_token=TOKEN)
+    (model,) = client.ai.models.list(account_id=ACCOUNT)
+    answer = client.ai.run(model["name"], account_id=ACCOUNT, prompt="Hello", max_tokens=8)
+    assert answer["response"]
 
 
 def test_a_stream_adds_up_to_the_plain_answer(up):

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 from serving.catalog import Catalog
-from serving.core import Finish, Generation, Image, JsonFormat, Message, Sampling
+from serving.core import Finish, Generation, Image, JsonFormat, Message, Sampling, Tool
 from serving.engine import images
 from serving.engine.vllm import VllmEngine
 from serving.errors import (
@@ -215,6 +215,41 @@ async def test_what_can_never_be_served_is_refused_at_once(engine, generation, e
     with pytest.raises(error, match=words):
         await anext(engine.generate(generation))
     await engine.check_health()
+
+
+async def test_who_may_not_wait_is_served_or_refused_at_once(engine):
+    """While everything runs there is no room, though there is a queue."""
+    hasty = replace(asking(max_tokens=2), may_wait=False)
+    assert (await answer(engine, hasty))[-1].finish is not None
+    tasks = [asyncio.create_task(answer(engine, endless(True))) for _ in range(4)]
+    await asyncio.sleep(0.3)
+    try:
+        with pytest.raises(Overloaded, match="Capacity temporarily exceeded"):
+            await answer(engine, hasty)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    await until_idle(engine)
+
+
+async def test_who_must_call_calls(engine):
+    """One of the tools, with arguments that meet its schema, whatever the prompt says."""
+    size = {"type": "object", "properties": {"n": {"enum": [3]}}, "required": ["n"]}
+    tools = (Tool("resize", "Sets a size", {**size, "additionalProperties": False}),)
+    generation = replace(asking(max_tokens=64), tools=tools, must_call=True)
+    text = (await answer(engine, generation))[-1].text
+    assert json.loads(text) == {"name": "resize", "parameters": {"n": 3}}
+
+
+async def test_the_text_that_stopped_an_answer_is_named(engine):
+    """Which of several it was."""
+    forced = JsonFormat(
+        {"type": "object", "properties": {"a": {"enum": ["xyz"]}}, "required": ["a"]}
+    )
+    delta = (await answer(engine, asking(json_format=forced, max_tokens=64, stop=("q!", "yz"))))[-1]
+    assert (delta.stop, delta.finish) == ("yz", Finish.STOP)
+    assert (await answer(engine, asking()))[-1].stop is None
 
 
 async def test_a_full_queue_says_come_back(engine):

@@ -33,6 +33,7 @@ class Service:
     """A gateway, what is around it, and where it listens."""
 
     engine: FakeEngine
+    options: dict[str, Any] = field(default_factory=dict)
     receipts: list[Receipt] = field(default_factory=list)
     gateway: Gateway = field(init=False)
     port: int = 0
@@ -45,6 +46,7 @@ class Service:
             Credentials(ACCOUNT, TOKEN),
             max_body_bytes=100_000,
             observers=[self.receipts.append],
+            **self.options,
         )
 
     def client(self) -> httpx.AsyncClient:
@@ -77,7 +79,13 @@ class Service:
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
     """The service over uvicorn."""
-    service = Service(FakeEngine())
+    async with listening(Service(FakeEngine())) as service:
+        yield service
+
+
+@asynccontextmanager
+async def listening(service: Service) -> AsyncIterator[Service]:
+    """The service while it listens on a port of its own."""
     listener = socket.create_server(("127.0.0.1", 0))
     service.port = listener.getsockname()[1]
     config = uvicorn.Config(service.gateway, log_level="error", access_log=False)

@@ -78,7 +78,7 @@ async def test_an_unknown_model(service: Service, model: str) -> None:
         (PATH.replace(MODEL, "dynamic/x"), 400, 7000, "No route for that URI"),
         (PATH.replace(ACCOUNT, "me"), 404, 7003, "Could not route to /client/v4/accounts/me/ai/"),
         (PATH.replace("run", "walk"), 404, 7003, "Could not route to /client/v4/accounts/"),
-        (PATH.removesuffix(MODEL), 404, 7003, "Could not route to /client/v4/accounts/"),
+        (PATH.replace(f"run/{MODEL}", ""), 404, 7003, "Could not route to /client/v4/accounts/"),
     ],
 )
 async def test_addresses_that_lead_nowhere(

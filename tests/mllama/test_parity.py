@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +45,29 @@ def test_tokens_equal_the_reference_whatever_the_prefill_chunk(
     with engine(checkpoint("gqa2"), max_num_batched_tokens=chunk, max_num_seqs=8) as llm:
         got = answers(llm, [prompt for prompt, _ in cases.values()])
     assert differing(list(cases), got, want) == []
+
+
+def test_compiled_layers_give_the_same_tokens(
+    checkpoint: Any, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At vLLM's default compilation; text and images in one batch, chunks after the first one."""
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    cases = expected("gqa2")
+    want = [tokens for _, tokens in cases.values()]
+    settings = {"enforce_eager": False, "max_num_batched_tokens": 64, "max_num_seqs": 8}
+    with engine(checkpoint("gqa2"), **settings) as llm:
+        assert llm.apply_model(compiled_ways) == [(True, True)]
+        got = answers(llm, [prompt for prompt, _ in cases.values()])
+    assert differing(list(cases), got, want) == []
+
+
+def compiled_ways(model: Any) -> tuple[bool, bool]:
+    """Whether each way through the layers was compiled before the first request."""
+    text = model.language_model.model
+    return tuple(
+        getattr(way, "aot_compiled_fn", None) is not None or way.compiled
+        for way in (text.without_images, text.with_images)
+    )
 
 
 def test_preempted_requests_resume_with_the_same_tokens(checkpoint: Any) -> None:

@@ -8,10 +8,13 @@ import pytest
 from serving import errors
 from serving.core import Delta, Finish, Generation, JsonFormat, Tool, ToolCall, Usage
 from serving.protocol import envelope, native, sse
+from serving.protocol.dialect import Ask
+from tests.protocol.models import catalog
 
 PLAIN = Generation("r1", "@cf/m", ())
 JSON = Generation("r1", "@cf/m", (), json=JsonFormat())
 TOOLS = Generation("r1", "@cf/m", (), tools=(Tool("f"),))
+ASK = Ask("r1", catalog(), "@cf/m")
 USAGE = Usage(10, 3, 2)
 USAGE_ON_WIRE = {
     "prompt_tokens": 10,
@@ -26,15 +29,15 @@ def final(text: str = "", calls: tuple[ToolCall, ...] = ()) -> Delta:
 
 
 def result(generation: Generation, delta: Delta) -> Any:
-    body = json.loads(native.answer(generation, delta))
+    body = json.loads(native.Writer(generation, ASK).whole(delta))
     assert body == {"result": body["result"], "success": True, "errors": [], "messages": []}
     return body["result"]
 
 
-def events(generation: Generation, *deltas: Delta) -> list[Any]:
+def events(generation: Generation, *deltas: Delta, ask: Ask = ASK) -> list[Any]:
     """The decoded frames; each is one `data:` line and a blank one."""
-    frames = native.Frames(generation)
-    stream = b"".join(frames.encode(delta) for delta in deltas)
+    writer = native.Writer(generation, ask)
+    stream = b"".join(writer.frames(delta) for delta in deltas)
     assert stream.endswith(b"\n\n")
     lines = stream.decode().removesuffix("\n\n").split("\n\n")
     assert all(line.startswith("data: ") and "\n" not in line for line in lines)
@@ -59,7 +62,7 @@ def test_json_is_not_parsed_unless_asked_for() -> None:
 
 def test_json_cut_short_is_an_error() -> None:
     with pytest.raises(errors.JsonNotMet):
-        native.answer(JSON, final('{"name": "Ind'))
+        native.Writer(JSON, ASK).whole(final('{"name": "Ind'))
 
 
 def test_calls_in_the_text_become_tool_calls() -> None:
@@ -85,7 +88,7 @@ def test_text_survives_the_frame() -> None:
 
 
 def test_a_delta_without_text_makes_no_frame() -> None:
-    assert native.Frames(PLAIN).encode(Delta()) == b""
+    assert native.Writer(PLAIN, ASK).frames(Delta()) == b""
 
 
 def test_streamed_calls_are_one_flat_frame() -> None:

@@ -24,6 +24,8 @@ from serving.errors import (
     MissingBody,
 )
 from serving.protocol import native
+from serving.protocol.dialect import Ask
+from tests.protocol.models import catalog
 
 PNG = Image(b"\x89PNG")
 B64 = base64.b64encode(PNG.data).decode()
@@ -33,7 +35,7 @@ SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}}
 
 def parse(body: dict[str, Any] | bytes, max_images: int = 2) -> Generation:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return native.parse(data, id="r1", model="@cf/m", max_images=max_images)
+    return native.parse(data, Ask("r1", catalog(max_images), "@cf/m"))[0]
 
 
 def turns(*messages: dict[str, Any], **fields: Any) -> tuple[Message, ...]:

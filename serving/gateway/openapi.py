@@ -1,0 +1,184 @@
+"""The OpenAPI document of this service, made of the routes and of the types that read bodies."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from serving.gateway.routes import ROUTES, USER_ROUTES, Target
+from serving.protocol import (
+    anthropic,
+    openai_chat,
+    openai_completions,
+    openai_responses,
+    pages,
+    schema,
+)
+from serving.protocol.dialect import Dialect
+from serving.protocol.pages import Page
+
+PATH = "/openapi.json"
+
+_ACCOUNT = "/client/v4/accounts/{account_id}"
+_ENVELOPE = {
+    "type": "object",
+    "required": ["result", "success", "errors", "messages"],
+    "properties": {
+        "result": {},
+        "success": {"type": "boolean"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["code", "message"],
+                "properties": {"code": {"type": "integer"}, "message": {"type": "string"}},
+            },
+        },
+        "messages": {"type": "array"},
+        "error": {
+            "type": "object",
+            "description": "The error again, as OpenAI or Anthropic say it",
+        },
+    },
+}
+_ERRORS = {
+    "400": "The request cannot be served as it is, or has no usable credentials",
+    "401": "A token that nobody holds",
+    "403": "Not this account's token, or its licence gate",
+    "404": "Nothing of this name",
+    "405": "Another verb, or an adapter",
+    "413": "Too large for the service, or for the model's context",
+    "429": "No room now; `Retry-After` says when",
+    "500": "The engine failed",
+}
+_BODIES = {
+    "chat": openai_chat.Body,
+    "completions": openai_completions.Body,
+    "responses": openai_responses.Body,
+    "messages": anthropic.Body,
+}
+# What a route's answer is, where it is not the envelope, by its required fields.
+_BARE = {
+    "ai/run/proxy": (),
+    "ai/v1/chat/completions": ("id", "object", "created", "model", "choices", "usage"),
+    "ai/v1/completions": ("id", "object", "created", "model", "choices", "usage"),
+    "ai/v1/responses": ("id", "object", "created_at", "status", "output", "usage"),
+    "ai/v1/messages": ("id", "type", "role", "content", "stop_reason", "usage"),
+    "ai/v1/models": ("object",),
+}
+_SUMMARIES = {
+    "ai/run": "Ask the model",
+    "ai/run/proxy": "Ask the model through a Workers binding",
+    "ai/v1/chat/completions": "OpenAI's chat completions",
+    "ai/v1/completions": "OpenAI's completions",
+    "ai/v1/responses": "OpenAI's responses",
+    "ai/v1/messages": "Anthropic's messages",
+    "ai/v1/models": "OpenAI's list of models",
+    "ai/models/search": "The catalogue",
+    "ai/models/schema": "What a model takes and gives",
+    "ai/tasks/search": "What models are for",
+    "tokens/verify": "Whether the token is good",
+    "user/tokens/verify": "Whether the token is good",
+}
+_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
+_QUERIES: dict[Page, tuple[str, ...]] = {
+    pages.search: ("search", "task", "author", "page", "per_page", "format"),
+    pages.model_schema: ("model",),
+}
+
+
+@cache
+def document() -> bytes:
+    """The document as JSON."""
+    paths = {f"{_ACCOUNT}/{_templated(path)}": _item(path, verbs) for path, verbs in ROUTES.items()}
+    for path, verbs in USER_ROUTES.items():
+        paths[f"/client/v4/user/{path}"] = _item(path, verbs, account=False)
+    token = {"type": "http", "scheme": "bearer"}
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "llama-vision-serving", "version": "1"},
+            "security": [{"token": []}],
+            "paths": paths,
+            "components": {"schemas": _schemas(), "securitySchemes": {"token": token}},
+        }
+    )
+
+
+def _templated(path: str) -> str:
+    return f"{path}{{model}}" if path.endswith("/") else path
+
+
+def _item(path: str, verbs: Any, account: bool = True) -> dict[str, Any]:
+    """A path: what it takes in its place, and what each verb does."""
+    names = ["account_id"] * account + ["model"] * path.endswith("/")
+    inputs = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in names
+    ]
+    described = {verb.lower(): _operation(path, target) for verb, target in verbs.items()}
+    return {"parameters": inputs, **described} if inputs else described
+
+
+def _operation(path: str, target: Target) -> dict[str, Any]:
+    failed = {"application/json": {"schema": _ref("Envelope")}}
+    found: dict[str, Any] = {
+        "summary": _SUMMARIES[target.route],
+        "responses": {
+            "200": {"description": "The answer", "content": _answer(target)},
+            **{code: {"description": text, "content": failed} for code, text in _ERRORS.items()},
+        },
+    }
+    if isinstance(target.action, Dialect):
+        content = {"application/json": {"schema": _request(path, target)}}
+        found["requestBody"] = {"required": True, "content": content}
+    elif names := _QUERIES.get(target.action):
+        schema_ = {"type": "string"}
+        found["parameters"] = [{"name": name, "in": "query", "schema": schema_} for name in names]
+    if target.route == "ai/run/proxy":
+        header = "cf-consn-model-id" if isinstance(target.action, Dialect) else "x-forwarded"
+        found["parameters"] = [{"name": header, "in": "header", "schema": {"type": "string"}}]
+    return found
+
+
+def _answer(target: Target) -> dict[str, Any]:
+    required = _BARE.get(target.route)
+    whole: dict[str, Any] = _ref("Envelope")
+    if required is not None:
+        whole = {"type": "object", "required": list(required)}
+    if target.action is pages.search:  # with `format=openrouter` it is bare
+        whole = {"anyOf": [whole, {"type": "object", "required": ["data"]}]}
+    content: dict[str, Any] = {"application/json": {"schema": whole}}
+    if isinstance(target.action, Dialect):
+        content["text/event-stream"] = {"schema": _EVENT}
+    return content
+
+
+def _request(path: str, target: Target) -> dict[str, Any]:
+    below = {"ai/run": ("model", "input"), "ai/run/proxy": ("inputs",)}.get(path)
+    if below is not None:
+        known = {"model": {"type": "string"}, "input": _ref("Run"), "inputs": _ref("Run")}
+        named = {name: known[name] for name in below}
+        return {"type": "object", "required": list(below), "properties": named}
+    if target.route == "ai/run":
+        return _ref("Run")
+    return _ref(f"{target.route.rsplit('v1/')[-1].split('/')[0]}.Body")
+
+
+def _schemas() -> dict[str, Any]:
+    found: dict[str, Any] = {"Envelope": _ENVELOPE, "Run": schema.published()}
+    for name, body in _BODIES.items():
+        template = f"#/components/schemas/{name}.{{name}}"
+        _, parts = msgspec.json.schema_components((body,), ref_template=template)
+        found |= {f"{name}.{part}": of for part, of in parts.items()}
+    return found
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
