@@ -76,8 +76,12 @@ class Turns:
     def _next(self) -> None:
         while self._running < self._slots and self._turns:
             item = self._queue.pop()
+            turn = self._turns.pop(item)
+            if turn.done():  # cancelled a moment ago: its task has not run yet
+                self._queue.correct(item, -item.cost)
+                continue
             self._running += 1
-            self._turns.pop(item).set_result(None)
+            turn.set_result(None)
 
     def _give_up(self, item: Waiting, turn: asyncio.Future[None]) -> None:
         """The item leaves: from the queue, or with a turn that came at the same moment."""
@@ -98,7 +102,9 @@ class Turns:
             if pushed_out is None:
                 raise self._busy()
             queue.remove(pushed_out)
-            self._turns.pop(pushed_out).set_exception(self._busy())
+            turn = self._turns.pop(pushed_out)
+            if not turn.done():
+                turn.set_exception(self._busy())
 
     def _busy(self) -> Overloaded:
         """Come back when what waits now will have been served."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -206,6 +207,28 @@ async def test_a_burst_delays_nobody_else(service: Service) -> None:
         assert (await service.run(value, quiet, max_tokens=2)).status_code == 200
         assert len(service.engine.started) - before < 20
         await asyncio.gather(*burst)
+
+
+async def test_many_who_leave_at_once_take_no_turn_with_them() -> None:
+    """Those with a turn, those waiting, and those whose turn comes while they leave."""
+    turns, generator = Turns(slots=4, tokens=10**6, pixels=1, patience=9), random.Random(3)
+
+    async def use() -> None:
+        item = Waiting("a", 1)
+        await turns.take(item)
+        try:
+            await asyncio.sleep(generator.random() / 100)
+        finally:
+            turns.give(item, 1)
+
+    for _ in range(30):
+        tasks = [asyncio.create_task(use()) for _ in range(40)]
+        await asyncio.sleep(generator.random() / 100)
+        for task in generator.sample(tasks, 30):
+            task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(each) for each in found} <= {type(None), asyncio.CancelledError}
+        assert (turns.waiting, turns._running, turns._turns) == (0, 0, {})
 
 
 @pytest.mark.parametrize("opens", [True, False])
