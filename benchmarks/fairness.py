@@ -7,7 +7,7 @@ way. In turn, a few seconds each:
     alone    the quiet one by itself
     shares   beside the loud one, each with an account of its own
     fcfs     the same load through one account, within which the queue is first come, first served
-    jain     four tenants that always have somebody waiting, one of them with ten times the others'
+    jain     four tenants that always have somebody waiting, one of them with five times the others'
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from benchmarks.rounds import Spread, orders
 
 NAME = "fairness"
 TOKENS = 32
-SLOTS = 16
+SLOTS = 32
 RATE = 4.0  # streams a second of the quiet tenant
-FLOOD = 160
-EQUALS = (40, 40, 40, 400)
+FLOOD = 320
+EQUALS = (60, 60, 60, 300)
 SIDES = ("alone", "shares", "fcfs", "jain")
 
 

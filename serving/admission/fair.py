@@ -9,6 +9,7 @@ saves up. Costs are estimates when a turn is given, corrected when the truth is 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 _PIXELS_PER_TOKEN = 196  # a tile of 560 x 560 becomes 1601 tokens
@@ -51,6 +52,18 @@ class FairQueue:
     def __len__(self) -> int:
         return sum(len(flow.queue) for flow in self._active.values())
 
+    @property
+    def flows(self) -> Set[str]:
+        """Tenants that have somebody waiting."""
+        return self._active.keys()
+
+    def heads(self) -> list[Waiting]:
+        """The first of each tenant in the order of turns: by priority, then the least served."""
+        flows = sorted(
+            self._active.values(), key=lambda flow: (flow.queue[0].priority, flow.counter)
+        )
+        return [flow.queue[0] for flow in flows]
+
     def push(self, item: Waiting) -> None:
         """Behind the others of its tenant."""
         flow = self._entered(item)
@@ -58,18 +71,17 @@ class FairQueue:
         self._active[item.flow] = flow
         self._count(flow, item, 1)
 
-    def pop(self) -> Waiting:
-        """Who is next: the lowest priority number, then the least served. Charges its cost.
+    def pop(self, head: Waiting | None = None) -> Waiting:
+        """Take one of the `heads`, the first unless told, and charge its cost.
 
         Raises:
-            ValueError: nobody waits.
+            IndexError: nobody waits.
         """
-        name, flow = min(
-            self._active.items(), key=lambda each: (each[1].queue[0].priority, each[1].counter)
-        )
-        item = flow.queue.popleft()
+        item = head or self.heads()[0]
+        flow = self._flows[item.flow]
+        flow.queue.popleft()
         self._count(flow, item, -1)
-        self._left(name, flow)
+        self._left(item.flow, flow)
         self._level = max(self._level, flow.counter)
         flow.counter += item.cost / item.weight
         return item

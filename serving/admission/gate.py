@@ -38,11 +38,13 @@ _AT_LEAST = 32  # tokens of output that are always expected
 class Policy:
     """What an operator decides.
 
+    `kept` of the engine's `slots` are for tenants that have less than their share there.
     `fails_open`: while the shared store is away each replica limits alone, else nobody with limits
     is served.
     """
 
     slots: int
+    kept: int = 0
     queue_tokens: int = 1_000_000
     queue_pixels: int = 1_000_000_000
     patience: float = 60.0
@@ -60,7 +62,13 @@ class Gate:
         price: Callable[[str, Usage], int],
     ) -> None:
         """`size` of a request before it runs; `price` of a model's usage, in picodollars."""
-        self._turns = Turns(policy.slots, policy.queue_tokens, policy.queue_pixels, policy.patience)
+        self._turns = Turns(
+            policy.slots,
+            policy.queue_tokens,
+            policy.queue_pixels,
+            policy.patience,
+            policy.kept,
+        )
         self._store = store
         self._alone = Memory() if policy.fails_open else None
         self._size = size

@@ -1,13 +1,16 @@
 """The queue before the engine: as many requests at once as it batches, the others by fair shares.
 
-Bounded in tokens and pixels. When it is full the newest request of whoever fills most of it makes
-room; whoever waits longer than `patience` is told to come back, and when.
+Some places at the engine are kept for tenants that have less than their share there: a tenant that
+sends little need not wait for another's request to end. The queue is bounded in tokens and pixels:
+when it is full the newest request of whoever fills most of it makes room; whoever waits longer than
+`patience` is told to come back, and when.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 
 from serving.admission.fair import FairQueue, Waiting
 from serving.errors import Overloaded
@@ -19,13 +22,19 @@ _MEMORY = 0.9  # how much of the measured speed is kept per request
 class Turns:
     """Turns at one engine. For one event loop."""
 
-    def __init__(self, slots: int, tokens: int, pixels: int, patience: float) -> None:
-        """At most `slots` at the engine; `tokens` and `pixels` waiting, for `patience` seconds."""
+    def __init__(
+        self, slots: int, tokens: int, pixels: int, patience: float, kept: int = 0
+    ) -> None:
+        """At most `slots` at the engine, `kept` of them for tenants below their share.
+
+        At most `tokens` and `pixels` wait, for `patience` seconds.
+        """
         self._slots = slots
+        self._kept = kept
         self._tokens = tokens
         self._pixels = pixels
         self._patience = patience
-        self._running = 0
+        self._running: Counter[str] = Counter()  # by tenant
         self._queue = FairQueue()
         self._turns: dict[Waiting, asyncio.Future[None]] = {}
         self._speed = 0.0  # cost per second, lately
@@ -42,10 +51,10 @@ class Turns:
         Raises:
             Overloaded: no room to wait, or it took too long.
         """
-        if self._running < self._slots and not self._turns:
-            if not self._running:
-                self._ended = time.monotonic()  # the engine was idle: that was not slowness
-            self._running += 1
+        if not self._running:
+            self._ended = time.monotonic()  # the engine was idle: that was not slowness
+        if self._has_place(item) and not (self._turns and self._is_behind(item)):
+            self._running[item.flow] += 1
             self._queue.serve(item)
             return
         if not may_wait:
@@ -70,17 +79,40 @@ class Turns:
         speed = cost / max(now - self._ended, 1e-3)
         self._speed = _MEMORY * self._speed + (1 - _MEMORY) * speed if self._speed else speed
         self._ended = now
-        self._running -= 1
+        self._leave(item)
+
+    def _leave(self, item: Waiting) -> None:
+        self._running[item.flow] -= 1
+        if not self._running[item.flow]:
+            del self._running[item.flow]
         self._next()
 
+    def _has_place(self, item: Waiting) -> bool:
+        """Whether the engine has a place for the item; the last ones are not for everybody."""
+        running = self._running.total()
+        if running < self._slots - self._kept:
+            return True
+        return running < self._slots and self._is_below_share(item)
+
+    def _is_below_share(self, item: Waiting) -> bool:
+        tenants = self._running.keys() | self._queue.flows | {item.flow}
+        return self._running[item.flow] < self._slots / len(tenants) and len(tenants) > 1
+
+    def _is_behind(self, item: Waiting) -> bool:
+        """Whether it must queue although there is a place: that is somebody else's."""
+        return item.flow in self._queue.flows or not self._is_below_share(item)
+
     def _next(self) -> None:
-        while self._running < self._slots and self._turns:
-            item = self._queue.pop()
+        while self._running.total() < self._slots:
+            item = next(filter(self._has_place, self._queue.heads()), None)
+            if item is None:
+                return
+            self._queue.pop(item)
             turn = self._turns.pop(item)
             if turn.done():  # cancelled a moment ago: its task has not run yet
                 self._queue.correct(item, -item.cost)
                 continue
-            self._running += 1
+            self._running[item.flow] += 1
             turn.set_result(None)
 
     def _give_up(self, item: Waiting, turn: asyncio.Future[None]) -> None:
@@ -90,8 +122,7 @@ class Turns:
             self._queue.remove(item)
         elif turn.done() and not turn.cancelled() and turn.exception() is None:
             self._queue.correct(item, -item.cost)
-            self._running -= 1
-            self._next()
+            self._leave(item)
 
     def _make_room(self, item: Waiting) -> None:
         queue = self._queue

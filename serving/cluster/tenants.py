@@ -72,8 +72,8 @@ class Tenants:
         settings, redis = self._settings, self._settings.redis_url.get_secret_value()
         running = int(model.engine.get("max_num_seqs", _MAX_NUM_SEQS))
         policy = Policy(
-            # A few more than it batches, so that it never waits for us.
-            slots=running + max(2, running // 8),
+            slots=running,
+            kept=running // 16,
             queue_tokens=settings.queue_tokens,
             queue_pixels=settings.queue_pixels,
             patience=settings.queue_seconds,

@@ -209,6 +209,25 @@ async def test_a_burst_delays_nobody_else(service: Service) -> None:
         await asyncio.gather(*burst)
 
 
+async def test_some_places_are_kept_for_who_has_less_than_a_share() -> None:
+    """Not for the tenant that fills the engine, nor for more than the share of another."""
+    turns = Turns(slots=4, tokens=10**6, pixels=1, patience=9, kept=1)
+    loud = [Waiting("loud", 1) for _ in range(6)]
+    taking = [asyncio.create_task(turns.take(item)) for item in loud]
+    await asyncio.sleep(0)
+    assert turns.waiting == 3
+    async with asyncio.timeout(1):
+        await turns.take(Waiting("quiet", 1))
+    second = asyncio.create_task(turns.take(Waiting("quiet", 1)))
+    await asyncio.sleep(0)
+    assert turns.waiting == 4
+    turns.give(loud[0], 1)
+    await asyncio.wait_for(second, 1)
+    assert not taking[3].done()
+    for task in taking:
+        task.cancel()
+
+
 async def test_many_who_leave_at_once_take_no_turn_with_them() -> None:
     """Those with a turn, those waiting, and those whose turn comes while they leave."""
     turns, generator = Turns(slots=4, tokens=10**6, pixels=1, patience=9), random.Random(3)
@@ -228,7 +247,7 @@ async def test_many_who_leave_at_once_take_no_turn_with_them() -> None:
             task.cancel()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(each) for each in found} <= {type(None), asyncio.CancelledError}
-        assert (turns.waiting, turns._running, turns._turns) == (0, 0, {})
+        assert (turns.waiting, turns._running, turns._turns) == (0, {}, {})
 
 
 @pytest.mark.parametrize("opens", [True, False])
