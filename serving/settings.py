@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     account_id: str = Field(default="", pattern="^([0-9a-f]{32})?$")
-    api_token: str = Field(default="", pattern=r"^\S*$")
+    api_token: str = Field(default="", pattern=r"^\S*$", repr=False)
     catalog: Path = catalog.DEFAULT
     # Replicas of the model on this machine; each loads the weights for itself.
     replicas: int = Field(default=1, ge=1)

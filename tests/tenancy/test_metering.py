@@ -240,7 +240,7 @@ async def _rounds(
 
 @pytest.mark.parametrize(
     ("kills", "seconds", "least"),
-    [(3, 1.2, 5_000), pytest.param(12, 6.0, 100_000, marks=pytest.mark.slow)],
+    [(2, 1.0, 3_000), pytest.param(12, 6.0, 100_000, marks=pytest.mark.slow)],
 )
 async def test_killing_the_process_and_the_database_loses_no_token(
     on_postgres: Settings, postgres: Server, tmp_path: Path, kills: int, seconds: float, least: int
