@@ -8,6 +8,7 @@ on the way but what tells that an answer has begun, has ended, and how many toke
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -152,3 +153,47 @@ def post(path: str, body: bytes, headers: Sequence[str] = ()) -> bytes:
         *headers,
     ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+async def paced(port: int, requests: Sequence[bytes], rate: float, seed: int) -> list[Answer]:
+    """Send `requests` at random moments, `rate` a second on average, whatever is answered when."""
+    generator = random.Random(seed)
+    connections: list[_Connection] = []
+    idle: list[_Connection] = []
+    asked: list[asyncio.Task[Answer]] = []
+    try:
+        for request in requests:
+            await asyncio.sleep(generator.expovariate(rate))
+            if not idle:
+                idle.append(await _connect(port))
+                connections.append(idle[-1])
+            asked.append(asyncio.create_task(_once(idle.pop(), request, idle)))
+        return await asyncio.gather(*asked)
+    finally:
+        for each in connections:
+            each.transport.close()
+
+
+async def flood(
+    port: int, requests: Iterator[bytes], concurrency: int, seconds: float
+) -> list[Answer]:
+    """Keep `concurrency` requests under way; the answers that ended within `seconds`."""
+    connections = [await _connect(port) for _ in range(concurrency)]
+    answers: list[Answer] = []
+    loops = [asyncio.create_task(_loop(each, requests, answers)) for each in connections]
+    await asyncio.sleep(seconds)
+    ended = list(answers)
+    for each, running in zip(connections, loops, strict=True):
+        running.cancel()
+        each.transport.close()
+    return ended
+
+
+async def _connect(port: int) -> _Connection:
+    return (await asyncio.get_running_loop().create_connection(_Connection, HOST, port))[1]
+
+
+async def _once(connection: _Connection, request: bytes, idle: list[_Connection]) -> Answer:
+    answer = await connection.ask(request)
+    idle.append(connection)
+    return answer

@@ -16,9 +16,15 @@ from pydantic import ValidationError
 
 from serving.catalog import Catalog
 from serving.cluster import environment
+from serving.commands import account, limit, token, usage
 from serving.settings import Settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+app.add_typer(account.app, name="account")
+app.add_typer(token.app, name="token")
+app.add_typer(limit.app, name="limit")
+app.add_typer(usage.app, name="usage")
 
 _SAMPLE = Path(__file__).parent.parent / "docs" / "sample.png"
 

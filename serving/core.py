@@ -93,6 +93,23 @@ class Generation:
     stream: bool = False
     must_call: bool = False
     may_wait: bool = True
+    salt: str = ""  # prompts are cached for requests with the same salt only
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The pictures of the prompt, in the caller's order."""
+        if isinstance(self.prompt, RawPrompt):
+            return self.prompt.images
+        return tuple(part for turn in self.prompt for part in turn.content if type(part) is Image)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a request is before it runs: prompt tokens, tiles and pixels of its pictures."""
+
+    prompt_tokens: int
+    tiles: int = 0
+    pixels: int = 0
 
 
 class Finish(Enum):
@@ -136,10 +153,45 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What an account or a token may use; `None` is no limit. Days and months are UTC's.
+
+    Money in picodollars (10^-12 USD), tokens of prompt and answer together. `weight` is the share
+    of the engine under overload, `priority` goes before any share: lower first.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+    picodollars_per_day: int | None = None
+    picodollars_per_month: int | None = None
+    max_context: int | None = None
+    max_images: int | None = None
+    weight: int | None = None
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request: an account by one of its tokens (an id, not the secret)."""
+
+    account: str
+    token: str = ""
+    scopes: frozenset[str] = frozenset()
+    role: str = "member"
+    salt: str = ""
+    account_limits: Limits = Limits()
+    token_limits: Limits = Limits()
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The one record of a request, made when it ends, whatever happened. Times in seconds.
 
-    `ttft` runs from the arrival of the request to the first token; `None` if there was none.
+    `at` is when it ended (Unix time); `ttft` runs from the arrival of the request to the first
+    token, `None` if there was none. `token` is the id of the caller's API token.
     """
 
     id: str
@@ -152,3 +204,7 @@ class Receipt:
     usage: Usage
     duration: float
     ttft: float | None
+    token: str = ""
+    at: float = 0.0
+    finish: Finish | None = None
+    images: int = 0

@@ -20,9 +20,14 @@ ServingError
 ├── Unauthenticated      no credentials, or not understood
 │   └── WrongToken       well-formed credentials that nobody holds
 ├── Forbidden            credentials that do not open this account
+│   ├── AccountDisabled  the account is switched off
+│   └── NotPermitted     the token lacks the scope or the role for this
 ├── NotAgreed            the account has not agreed to the model's licence yet
 │   └── Agreed           it just did, which the API answers with an error too
 ├── Overloaded           try again later
+│   ├── RateLimited      more requests, tokens or connections than the account may use now
+│   ├── QuotaSpent       the day's or month's tokens or money are used up
+│   └── StoreDown        what must be asked before serving cannot be reached
 ├── JsonNotMet           the model's answer is not the JSON that was asked for
 └── EngineFailed         the engine died or broke on this request
 """
@@ -151,6 +156,20 @@ class Forbidden(ServingError):
     """The credentials are not those of this account."""
 
 
+class AccountDisabled(Forbidden):
+    """The account was switched off by the operator."""
+
+    def __init__(self) -> None:
+        super().__init__("Service unavailable for account")
+
+
+class NotPermitted(Forbidden):
+    """A good token without the scope, or the role, for what it asks."""
+
+    def __init__(self) -> None:
+        super().__init__("Unauthorized to access requested resource")
+
+
 class NotAgreed(ServingError):
     """The account must agree to the model's licence before it uses the model."""
 
@@ -177,6 +196,27 @@ class Overloaded(ServingError):
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RateLimited(Overloaded):
+    """The caller is over a limit that frees itself within minutes. `what` names it."""
+
+    def __init__(self, what: str, retry_after: float) -> None:
+        super().__init__(f"rate limiting: inference {what} reached", retry_after)
+
+
+class QuotaSpent(Overloaded):
+    """The caller's allocation of a day or a month is used up. `what` names it."""
+
+    def __init__(self, what: str, retry_after: float) -> None:
+        super().__init__(f"you have used up your allocation of {what}", retry_after)
+
+
+class StoreDown(Overloaded):
+    """The database or the shared limits cannot be reached, and nothing known says what to do."""
+
+    def __init__(self, retry_after: float = 5.0) -> None:
+        super().__init__("Service temporarily unavailable, please try again.", retry_after)
 
 
 class JsonNotMet(ServingError):

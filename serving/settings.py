@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serving import catalog
@@ -20,13 +21,29 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     account_id: str = Field(default="", pattern="^([0-9a-f]{32})?$")
-    api_token: str = Field(default="", pattern=r"^\S*$")
+    api_token: str = Field(default="", pattern=r"^\S*$", repr=False)
     catalog: Path = catalog.DEFAULT
     # Replicas of the model on this machine; each loads the weights for itself.
     replicas: int = Field(default=1, ge=1)
     # Pictures arrive as base64 inside JSON.
     max_body_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
     state_dir: Path = Path(".state")
+    # Accounts, tokens, usage: a file in the state folder unless this names a PostgreSQL.
+    database_url: SecretStr = SecretStr("")
+    # Keys the digests of tokens and the cache salts; made in the state folder unless given. All
+    # replicas need the same.
+    tenancy_secret: SecretStr = SecretStr("")
+    # A name in serving/tenancy/prices.yaml, or `file#name`.
+    prices: str = "default"
+    # Limits shared by all replicas; without it each replica counts for itself.
+    redis_url: SecretStr = SecretStr("")
+    # While Redis is away: `open` lets each replica count for itself, `closed` serves nobody who
+    # has limits.
+    limits_fail: Literal["open", "closed"] = "open"
+    # What may wait for the engine, and for how many seconds.
+    queue_tokens: int = Field(default=1_000_000, gt=0)
+    queue_pixels: int = Field(default=1_000_000_000, gt=0)
+    queue_seconds: float = Field(default=60.0, gt=0)
     # Native streams carry filler, so that the sizes of packets do not tell the sizes of tokens.
     stream_padding: bool = False
     # Accounts send the prompt `agree` once before they use the model.
@@ -39,14 +56,18 @@ class Settings(BaseSettings):
             OSError: the state folder cannot be read or written.
         """
         if self.account_id and self.api_token:
-            return self
+            return self._placed()
         made = _kept(self.state_dir / "credentials")
         return self.model_copy(
             update={
                 "account_id": self.account_id or made["ACCOUNT_ID"],
                 "api_token": self.api_token or made["API_TOKEN"],
             }
-        )
+        )._placed()
+
+    def _placed(self) -> Settings:
+        """With the state folder as a place and not relative to where a process runs."""
+        return self.model_copy(update={"state_dir": self.state_dir.resolve()})
 
 
 def _kept(file: Path) -> dict[str, str]:

@@ -2,6 +2,10 @@
 
 import os
 
+import pytest
+
+from tests import servers
+
 # Of the variables a replica gets (serving/cluster/environment.py), those that the engine reads.
 os.environ.update(
     VLLM_ENABLE_V1_MULTIPROCESSING="0",
@@ -10,3 +14,23 @@ os.environ.update(
     DO_NOT_TRACK="1",
     HF_HUB_OFFLINE="1",
 )
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL of this session's own."""
+    try:
+        with servers.postgres() as server:
+            yield server
+    except servers.Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def redis():
+    """A Redis of this session's own."""
+    try:
+        with servers.redis() as server:
+            yield server
+    except servers.Missing as missing:
+        pytest.skip(str(missing))

@@ -13,9 +13,9 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from serving.catalog import Catalog, Model
+from serving.cluster.tenants import Tenants
 from serving.gateway.agreement import Agreements
 from serving.gateway.app import Gateway
-from serving.gateway.auth import Credentials
 from serving.gateway.receipts import log_access
 from serving.settings import Settings
 
@@ -26,30 +26,28 @@ _MAX_ONGOING = 4096
 
 
 class Replica:
-    """Serves the catalogue's one model to one account."""
+    """Serves the catalogue's one model to the accounts of the database."""
 
-    def __init__(
-        self,
-        models: Catalog,
-        credentials: Credentials,
-        max_body_bytes: int,
-        padded: bool,
-        agreements: Agreements | None,
-    ) -> None:
+    def __init__(self, models: Catalog, settings: Settings) -> None:
         """Load the model; Serve sends no request before this returns."""
         # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
         from serving.engine.vllm import VllmEngine
 
         _log_to_ray()
-        self._engine = VllmEngine(only(models))
+        self._tenants = Tenants(settings)
+        model = only(models)
+        self._engine = VllmEngine(model)
         self._gateway = Gateway(
             self._engine,
             models,
-            credentials,
-            max_body_bytes=max_body_bytes,
-            observers=(log_access,),
-            padded=padded,
-            agreements=agreements,
+            self._tenants.identity,
+            admission=self._tenants.admission(model, self._engine.size),
+            begin=self._tenants.meter.begin,
+            admin=self._tenants.admin,
+            max_body_bytes=settings.max_body_bytes,
+            observers=(self._tenants.meter.end, log_access),
+            padded=settings.stream_padding,
+            agreements=_agreements(settings),
         )
 
     async def __serve_build_asgi_app__(self) -> Gateway:
@@ -64,6 +62,8 @@ class Replica:
         """Called by Serve once the last request has left."""
         if hasattr(self, "_engine"):
             self._engine.close()
+        if hasattr(self, "_tenants"):
+            self._tenants.close()
 
 
 def _log_to_ray() -> None:
@@ -82,11 +82,13 @@ def application(settings: Settings) -> serve.Application:
     """The application; its replicas are sized by the catalogue.
 
     Raises:
-        ValueError: no credentials, or not exactly one model in the catalogue.
+        ValueError: neither credentials nor a database, or not exactly one model in the catalogue.
     """
-    if not (settings.account_id and settings.api_token):
+    shared = settings.database_url.get_secret_value()
+    if not shared and not (settings.account_id and settings.api_token):
         raise ValueError(
-            "ACCOUNT_ID and API_TOKEN must be set: replicas cannot each make their own"
+            "ACCOUNT_ID and API_TOKEN, or DATABASE_URL, must be set: "
+            "replicas cannot each make their own"
         )
     models = Catalog.read(settings.catalog)
     deployment = serve.deployment(
@@ -101,15 +103,11 @@ def application(settings: Settings) -> serve.Application:
         # A model that does not load will not load the twentieth time either.
         max_constructor_retry_count=2,
     )
-    credentials = Credentials(settings.account_id, settings.api_token)
-    agreements = Agreements(settings.state_dir.resolve() / "agreements")
-    return deployment.bind(
-        models,
-        credentials,
-        settings.max_body_bytes,
-        settings.stream_padding,
-        agreements if settings.licence_gate else None,
-    )
+    return deployment.bind(models, settings)
+
+
+def _agreements(settings: Settings) -> Agreements | None:
+    return Agreements(settings.state_dir / "agreements") if settings.licence_gate else None
 
 
 def configured(args: dict[str, str]) -> serve.Application:

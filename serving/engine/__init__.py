@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
-from serving.core import Delta, Generation
+from serving.core import Delta, Generation, Usage
+
+Spent = Callable[[Usage], None]
+"""Hears what a request used that was given up before its last delta."""
+
+
+def unheard(usage: Usage) -> None:
+    """A `Spent` for those who do not keep accounts."""
 
 
 class Engine(Protocol):
     """What the gateway needs of an engine."""
 
-    def generate(self, generation: Generation) -> AsyncGenerator[Delta, None]:
+    def generate(
+        self, generation: Generation, spent: Spent = unheard
+    ) -> AsyncGenerator[Delta, None]:
         """Yield deltas in order; all carry the `usage` so far, the last one also `finish`.
 
         Closing the generator, or cancelling the task that awaits it, aborts the request in the
-        engine at once. With `generation.stream` false there is exactly one delta.
+        engine at once, and `spent` is called. With `generation.stream` false there is exactly one
+        delta.
 
         Raises:
             BadRequest: before the first delta, when the request can never be served.

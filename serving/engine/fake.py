@@ -12,9 +12,10 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving.core import Delta, Finish, Generation, Image, RawPrompt, Usage
+from serving.engine import Spent, unheard
 from serving.errors import EngineFailed, Overloaded, ServingError
 
 _TOKEN = re.compile(r"\s*\S+")
@@ -40,13 +41,17 @@ class Faults:
 
 
 class FakeEngine:
-    """Satisfies `Engine`. Remembers request ids: `started`, `finished`, `aborted`, in order."""
+    """Satisfies `Engine`. Remembers request ids: `started`, `finished`, `aborted`, in order.
+
+    `usage` is the independent count of what each request has used so far.
+    """
 
     def __init__(self, answer: str | None = None, faults: Faults | None = None) -> None:
         """`answer`, if given, is what it says instead of the echo."""
         self.answer = answer
         self.faults = faults or Faults()
         self.generations: list[Generation] = []
+        self.usage: dict[str, Usage] = {}
         self.finished: list[str] = []
         self.aborted: list[str] = []
 
@@ -55,7 +60,9 @@ class FakeEngine:
         """Ids of all requests that came."""
         return [generation.id for generation in self.generations]
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, generation: Generation, spent: Spent = unheard
+    ) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`."""
         self._admit(generation)
         self.generations.append(generation)
@@ -68,6 +75,8 @@ class FakeEngine:
             done = True
             raise
         finally:
+            if not done:
+                spent(self.usage[generation.id])
             (self.finished if done else self.aborted).append(generation.id)
 
     async def check_health(self) -> None:
@@ -86,15 +95,14 @@ class FakeEngine:
         words = _TOKEN.findall(text) or [""]
         limit = generation.sampling.max_tokens
         tokens, finish = words[:limit], Finish.STOP if len(words) <= limit else Finish.LENGTH
-        prompt_tokens = count_tokens(generation)
+        usage = self.usage[generation.id] = Usage(count_tokens(generation))
         whole = []
         for index, token in enumerate(tokens):
             await self._pace(index)
-            last = index == len(tokens) - 1
             whole.append(token)
-            if generation.stream and not last:
-                yield Delta(token, usage=Usage(prompt_tokens, len(whole)))
-        usage = Usage(prompt_tokens, len(tokens))
+            usage = self.usage[generation.id] = replace(usage, completion_tokens=index + 1)
+            if generation.stream and index < len(tokens) - 1:
+                yield Delta(token, usage=usage)
         stop = stop if finish is Finish.STOP else None
         yield Delta(whole[-1] if generation.stream else "".join(whole), (), finish, usage, stop)
 

@@ -34,6 +34,20 @@ def decode(image: Image) -> Pillow.Image:
         raise InvalidImage("reason cannot decode image") from error
 
 
+def size(image: Image) -> tuple[int, int]:
+    """Width and height by its header, cheaply; (0, 0) for what `decode` will refuse."""
+    try:
+        with Pillow.open(BytesIO(image.data), formats=FORMATS) as picture:
+            return picture.size
+    except Exception:  # as above
+        return 0, 0
+
+
+def tiles(width: int, height: int, side: int, most: int = 4) -> int:
+    """About how many tiles the model will see: as many as the picture covers, of at most `most`."""
+    return min(most, max(1, -(-width // side)) * max(1, -(-height // side)))
+
+
 def _decode(data: bytes) -> Pillow.Image:
     with Pillow.open(BytesIO(data), formats=FORMATS) as picture:
         width, height = picture.size

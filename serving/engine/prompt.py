@@ -41,6 +41,7 @@ Piece = Mark | Text
 
 # strftime's %b would follow the locale; the model has seen English.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MOST_AHEAD = 1024
 _GUIDANCE = Text(
     "Given the following functions, please respond with a JSON for a function call "
     "with its proper arguments that best answers the given prompt.\n\n"
@@ -87,6 +88,26 @@ class Prompter:
         return ids
 
 
+class Ahead:
+    """Prompts made for whoever sizes a request, and kept for whoever runs it. For one thread."""
+
+    def __init__(self, prompter: Prompter) -> None:
+        self._prompter = prompter
+        self._made: dict[str, list[int]] = {}
+
+    def count(self, generation: Generation, today: date) -> int:
+        """The prompt's tokens; their number."""
+        tokens = self._made[generation.id] = self._prompter.tokens(generation, today)
+        if len(self._made) > _MOST_AHEAD:  # refused requests are never run
+            del self._made[next(iter(self._made))]
+        return len(tokens)
+
+    def tokens(self, generation: Generation, today: date) -> list[int]:
+        """Those made before, or made now."""
+        made = self._made.pop(generation.id, None)
+        return self._prompter.tokens(generation, today) if made is None else made
+
+
 def _id(tokenizer: Tokenizer, mark: Mark) -> int:
     found: int | None = tokenizer.token_to_id(mark)
     if found is None:
@@ -94,12 +115,12 @@ def _id(tokenizer: Tokenizer, mark: Mark) -> int:
     return found
 
 
-def images_of(generation: Generation) -> tuple[Image, ...]:
-    """The images of a generation in the order of their marks."""
+def length(generation: Generation) -> int:
+    """The characters of the prompt, tools aside."""
     prompt = generation.prompt
     if isinstance(prompt, RawPrompt):
-        return prompt.images
-    return tuple(part for m in prompt for part in m.content if isinstance(part, Image))
+        return len(prompt.text)
+    return sum(len(part) for turn in prompt for part in turn.content if isinstance(part, str))
 
 
 def layout(generation: Generation, today: date) -> Iterator[Piece]:
@@ -110,7 +131,7 @@ def layout(generation: Generation, today: date) -> Iterator[Piece]:
         yield Text(generation.prompt.text)
         return
     system, turns = _split_system(generation.prompt)
-    if system or not images_of(generation):
+    if system or not generation.images:
         yield from _system_turn(system, bool(generation.tools), today)
     yield from _turns(turns, generation.tools)
     yield from _header("assistant")

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
@@ -21,10 +21,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
 
 from serving.catalog import Model
-from serving.core import Delta, Finish, Generation, Image, RawPrompt, Usage
-from serving.engine import images, sampling
+from serving.core import Delta, Finish, Generation, Image, Size, Usage
+from serving.engine import Spent, images, sampling, unheard
 from serving.engine.pace import Pace
-from serving.engine.prompt import Prompter, images_of
+from serving.engine.prompt import Ahead, Prompter, length
 from serving.errors import (
     ContextExceeded,
     EngineFailed,
@@ -37,6 +37,7 @@ from serving.errors import (
 # Finish reasons of vLLM that end an answer well; the others are errors and aborts.
 _FINISH = {"stop": Finish.STOP, "repetition": Finish.STOP, "length": Finish.LENGTH}
 _QUICK_CHARACTERS = 4096
+_CHARACTERS_PER_TOKEN = 4  # of English
 # A picture at the limit takes up to 0.7 GB while it is decoded: not too many of them at once.
 _PREPARERS = min(4, os.cpu_count() or 1)
 # The grammar library puts the time and its source line before its words.
@@ -49,15 +50,19 @@ class VllmEngine:
     def __init__(self, model: Model) -> None:
         """Load the weights; blocks for seconds (small models) to minutes (the published 11B)."""
         self._model = model
-        self._prompter = Prompter.load(model.checkpoint)
-        self._llm = AsyncLLM.from_engine_args(_engine_args(model))
+        self._prompts = Ahead(Prompter.load(model.checkpoint))
+        self._llm = _Llm.from_engine_args(_engine_args(model))
+        self._llm.spent = {}
+        self._tile: int = self._llm.model_config.hf_config.vision_config.image_size
         self._defaults = self._llm.model_config.get_diff_sampling_param()
         self._pace = Pace()
         self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, generation: Generation, spent: Spent = unheard
+    ) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`. Closing or cancelling aborts in the engine, at any point."""
-        with self._in_our_words():
+        with self._in_our_words(), self._accounted(generation.id, spent):
             if not generation.may_wait and self._waiting() >= 0:
                 raise self._overloaded("Capacity temporarily exceeded, please try again.")
             if _is_quick(generation):
@@ -75,6 +80,29 @@ class VllmEngine:
                     if (delta := _delta(output, usage)) is not None:
                         yield delta
             self._pace.left(time.monotonic())
+
+    def size(self, generation: Generation) -> Size:
+        """What a request will cost: tokens counted if that is quick, else by length."""
+        sizes = [images.size(picture) for picture in generation.images]
+        return Size(
+            prompt_tokens=self._count(generation),
+            tiles=sum(images.tiles(*each, self._tile) for each in sizes),
+            pixels=sum(width * height for width, height in sizes),
+        )
+
+    def _count(self, generation: Generation) -> int:
+        if _is_quick(generation):
+            return self._prompts.count(generation, datetime.now(UTC).date())
+        return length(generation) // _CHARACTERS_PER_TOKEN
+
+    @contextmanager
+    def _accounted(self, request_id: str, spent: Spent) -> Iterator[None]:
+        """Tell `spent` what the request had used if the block is given up."""
+        try:
+            yield
+        finally:
+            if (usage := self._llm.spent.pop(request_id, None)) is not None:
+                spent(usage)
 
     async def check_health(self) -> None:
         """Raises: EngineFailed: the engine process is dead or its loop broke."""
@@ -113,17 +141,20 @@ class VllmEngine:
 
     def _prepare(self, generation: Generation) -> TokensPrompt:
         """The prompt's tokens and its decoded pictures, checked against the model's limits."""
-        pictures = images_of(generation)
+        pictures = generation.images
         if len(pictures) > self._model.max_images:
             raise InvalidImage(f"reason more than {self._model.max_images} images in a request")
         if generation.sampling.max_tokens < 1:
             raise InvalidInput("max_tokens must be at least 1")
         # The date is in the prompt: UTC, so that replicas agree and share prefixes.
-        tokens = self._prompter.tokens(generation, datetime.now(UTC).date())
+        tokens = self._prompts.tokens(generation, datetime.now(UTC).date())
         asked = len(tokens) + generation.sampling.max_tokens
         if asked > self._model.context_window:
             raise ContextExceeded(asked, self._model.context_window)
-        return _with_pictures(TokensPrompt(prompt_token_ids=tokens), pictures)
+        prompt = TokensPrompt(prompt_token_ids=tokens)
+        if generation.salt:
+            prompt["cache_salt"] = generation.salt
+        return _with_pictures(prompt, pictures, generation.salt)
 
     async def _render(self, prompt: TokensPrompt) -> Any:
         """vLLM's own preprocessing; tiles and normalises pictures in a thread of its own."""
@@ -131,11 +162,31 @@ class VllmEngine:
         return await self._llm.renderer.process_for_engine_async(parsed, time.time())
 
 
-def _with_pictures(prompt: TokensPrompt, pictures: Sequence[Image]) -> TokensPrompt:
+class _Llm(AsyncLLM):
+    """vLLM's, which keeps for us what an aborted request had used: `spent`, by our ids."""
+
+    spent: dict[str, Usage]
+
+    async def abort(self, request_id: str | Iterable[str], internal: bool = False) -> None:
+        """See `AsyncLLM.abort`; `generate` calls it with its own, internal id."""
+        if internal and isinstance(request_id, str):
+            state = self.output_processor.request_states.get(request_id)
+            if state is not None and state.detokenizer is not None:
+                # The engine is a step or so ahead; what it does not hand over nobody counts.
+                self.spent[state.external_req_id] = Usage(
+                    prompt_tokens=state.prompt_len,
+                    completion_tokens=state.detokenizer.num_output_tokens(),
+                    cached_tokens=state.num_cached_tokens,
+                )
+        await super().abort(request_id, internal)
+
+
+def _with_pictures(prompt: TokensPrompt, pictures: Sequence[Image], salt: str) -> TokensPrompt:
     if pictures:
         prompt["multi_modal_data"] = {"image": [images.decode(picture) for picture in pictures]}
-        # Names for the pictures, cheaper than what vLLM makes itself: digests of all pixels.
-        names = [sha256(picture.data).hexdigest() for picture in pictures]
+        # Names for the pictures, cheaper than what vLLM makes itself: digests of all pixels. With
+        # the salt, so that nobody finds another's picture encoded already.
+        names = [sha256(salt.encode() + picture.data).hexdigest() for picture in pictures]
         prompt["multi_modal_uuids"] = {"image": names}
     return prompt
 
@@ -154,12 +205,9 @@ def _engine_args(model: Model) -> AsyncEngineArgs:
 
 def _is_quick(generation: Generation) -> bool:
     """Whether preparing takes less than the hop to a thread and back (some 100 us)."""
-    if isinstance(generation.prompt, RawPrompt):
-        return not generation.prompt.images and len(generation.prompt.text) < _QUICK_CHARACTERS
-    parts = [part for message in generation.prompt for part in message.content]
-    if generation.tools or any(isinstance(part, Image) for part in parts):
+    if generation.tools or generation.images:
         return False
-    return sum(map(len, parts)) < _QUICK_CHARACTERS  # type: ignore[arg-type]
+    return length(generation) < _QUICK_CHARACTERS
 
 
 def _counted(usage: Usage, output: RequestOutput) -> Usage:

@@ -1,4 +1,4 @@
-"""The ASGI application: `Gateway(engine, catalog, credentials)` is one."""
+"""The ASGI application: `Gateway(engine, catalog, authenticator)` is one."""
 
 from __future__ import annotations
 
@@ -10,35 +10,40 @@ from urllib.parse import parse_qsl
 from uuid import uuid4
 
 from serving.catalog import Catalog
-from serving.core import Receipt
+from serving.core import Caller, Receipt
 from serving.engine import Engine
 from serving.errors import ServingError
 from serving.gateway import body, openapi, routes, stream
 from serving.gateway.agreement import Agreements
-from serving.gateway.asgi import Receive, Scope, Send
-from serving.gateway.auth import Credentials, token_id
+from serving.gateway.asgi import App, Receive, Scope, Send
+from serving.gateway.auth import Authenticator, bearer, token_id
 from serving.gateway.errors import declared
 from serving.gateway.receipts import Draft, Observer
 from serving.gateway.routes import Target
+from serving.gateway.tenant import Admission, Begin, Tenant, Unlimited
 from serving.gateway.watch import ClientLeft, noticing
 from serving.protocol import envelope
 from serving.protocol.dialect import Ask, Dialect
 from serving.protocol.pages import Visit
 
 HEALTH = "/-/healthz"
+ADMIN = "/admin/"
 
 _log = logging.getLogger("serving.gateway")
 
 
 class Gateway:
-    """Serves one account's requests to one engine. Every request ends in one `Receipt`."""
+    """Serves the requests of accounts to one engine. Every request ends in one `Receipt`."""
 
     def __init__(
         self,
         engine: Engine,
         catalog: Catalog,
-        credentials: Credentials,
+        authenticator: Authenticator,
         *,
+        admission: Admission | None = None,
+        begin: Begin | None = None,
+        admin: App | None = None,
         max_body_bytes: int = body.MAX_BODY_BYTES,
         observers: Iterable[Observer] = (),
         padded: bool = False,
@@ -46,12 +51,16 @@ class Gateway:
     ) -> None:
         """`observers` get each receipt, in order; `receipts.log_access` is one.
 
+        `begin` hears of requests as they go to the engine; `admin` serves what is under `ADMIN`.
         With `padded`, native streams hide the length of their tokens; with `agreements`, accounts
         must agree to a model's licence first.
         """
         self._engine = engine
         self._catalog = catalog
-        self._credentials = credentials
+        self._authenticator = authenticator
+        self._admission = admission or Unlimited()
+        self._begin = begin
+        self._admin = admin
         self._max_body_bytes = max_body_bytes
         self._observers = tuple(observers)
         self._padded = padded
@@ -63,6 +72,8 @@ class Gateway:
                 await self._health(send)
             case "http" if scope["path"] == openapi.PATH:
                 await stream.send_json(send, Draft(str(uuid4())), openapi.document())
+            case "http" if self._admin and scope["path"].startswith(ADMIN):
+                await self._admin(scope, receive, send)
             case "http":
                 await self._metered(scope, receive, send)
             case "lifespan":
@@ -102,16 +113,19 @@ class Gateway:
         """The cheap checks before the body is read, the body before the engine is asked."""
         target = routes.match(scope)
         draft.route, draft.account, draft.failure = target.route, target.account, target.failure
-        self._credentials.check(scope["headers"], target.account)
+        token = bearer(scope["headers"])
+        caller = await self._authenticator.check(token, target.account)
+        draft.account, draft.token = caller.account, caller.token
         if isinstance(target.action, Dialect):
-            await self._generate(target, target.action, scope, receive, send, draft)
+            await self._generate(target, target.action, caller, scope, receive, send, draft)
         else:
-            await stream.send_json(send, draft, target.action(self._visit(target, scope)))
+            await stream.send_json(send, draft, target.action(self._visit(target, scope, token)))
 
     async def _generate(
         self,
         target: Target,
         dialect: Dialect,
+        caller: Caller,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -125,14 +139,15 @@ class Gateway:
         model = self._catalog.find(generation.model)
         draft.model, draft.price = model.id, model.neurons
         if self._agreements is not None:
-            self._agreements.check(target.account, model, generation)
+            self._agreements.check(caller.account, model, generation)
         answer = stream.answer_stream if generation.stream else stream.answer_plain
-        await answer(self._engine, generation, writer, receive, send, draft)
+        engine = Tenant(self._engine, self._admission, self._begin, caller, draft)
+        await answer(engine, generation, writer, receive, send, draft)
 
-    def _visit(self, target: Target, scope: Scope) -> Visit:
+    def _visit(self, target: Target, scope: Scope, token: bytes) -> Visit:
         """What a page needs to know."""
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        return Visit(self._catalog, query, target.model, token_id(scope["headers"]))
+        return Visit(self._catalog, query, target.model, token_id(token))
 
     def _observe(self, receipt: Receipt) -> None:
         for observer in self._observers:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, time
 
 import msgspec
 
-from serving.core import Outcome, Receipt, Usage
+from serving.core import Delta, Finish, Outcome, Receipt, Usage
 from serving.errors import (
     BadRequest,
     Forbidden,
@@ -22,6 +22,7 @@ from serving.errors import (
     Unauthenticated,
     Unroutable,
 )
+from serving.gateway.asgi import Headers
 from serving.protocol import envelope
 from serving.protocol.dialect import Failure
 
@@ -39,6 +40,9 @@ class Draft:
 
     id: str
     account: str = ""
+    token: str = ""
+    images: int = 0
+    finish: Finish | None = None
     route: str = ""
     model: str = ""
     outcome: Outcome = Outcome.OK
@@ -47,6 +51,8 @@ class Draft:
     usage: Usage = field(default_factory=Usage)
     ttft: float | None = None
     answering: bool = False  # the response has begun: its status is out
+    headers: Headers = field(default_factory=list)  # of the answer, whatever it will be
+    progress: Callable[[Usage], None] | None = None  # keeps the usage safe from a crash
     failure: Failure = envelope.failure  # how the caller's dialect says what went wrong
     price: tuple[float, float] = (0.0, 0.0)  # neurons per million tokens in and out
     _arrived: float = field(default_factory=perf_counter)
@@ -61,6 +67,19 @@ class Draft:
         """The engine produced something."""
         if self.ttft is None:
             self.ttft = perf_counter() - self._arrived
+
+    def note(self, delta: Delta) -> None:
+        """The engine handed this over; it is not yet on its way to the client."""
+        self.first_token()
+        self.finish = delta.finish
+        if delta.usage is not None:
+            self.used(delta.usage)
+
+    def used(self, usage: Usage) -> None:
+        """All that the request has used so far."""
+        self.usage = usage
+        if self.progress is not None:
+            self.progress(usage)
 
     def failed(self, error: ServingError) -> None:
         """The request ends with this error; the status stays what was sent, if one was."""
@@ -89,6 +108,10 @@ class Draft:
             usage=self.usage,
             duration=perf_counter() - self._arrived,
             ttft=self.ttft,
+            token=self.token,
+            at=time(),
+            finish=self.finish,
+            images=self.images,
         )
 
 

@@ -42,12 +42,12 @@ async def answer_plain(
         ClientLeft: the client did not wait for it; the engine was told.
         ServingError: nothing has been sent yet.
     """
-    async with Watch(receive), aclosing(engine.generate(generation)) as deltas:
+    async with Watch(receive), aclosing(engine.generate(generation, draft.used)) as deltas:
         # There is one; running on to the end of the generator tells it that all is well.
         whole = [delta async for delta in deltas]
     if not whole:
         raise EngineFailed("the engine ended without an answer")
-    _note(draft, whole[-1])
+    draft.note(whole[-1])
     body = writer.whole(whole[-1])
     await send_json(send, draft, body, [(b"cf-ai-neurons", b"%.2f" % draft.neurons)])
 
@@ -74,7 +74,7 @@ async def answer_stream(
 
     try:
         with Pulse(comment) as pulse:
-            async with Watch(receive), aclosing(engine.generate(generation)) as deltas:
+            async with Watch(receive), aclosing(engine.generate(generation, draft.used)) as deltas:
                 last = await _forward(deltas, writer, send, draft, pulse)
     except ClientLeft:
         raise
@@ -96,7 +96,7 @@ async def _forward(
     async for delta in deltas:
         frame = writer.frames(delta)
         pulse.heard = True
-        _note(draft, delta)
+        draft.note(delta)
         # Not before there is something to say: until now an error still had its own status.
         if not draft.answering:
             await start(send, draft, sse.MEDIA_TYPE, _EVENTS)
@@ -123,13 +123,8 @@ async def start(send: Send, draft: Draft, media_type: bytes, extra: Headers) -> 
         (b"cf-ai-req-id", draft.id.encode()),
         (b"cache-control", b"no-store"),
         _API_VERSION,
+        *draft.headers,
         *extra,
     ]
     draft.answering = True
     await send({"type": "http.response.start", "status": draft.status, "headers": headers})
-
-
-def _note(draft: Draft, delta: Delta) -> None:
-    draft.first_token()
-    if delta.usage is not None:
-        draft.usage = delta.usage

@@ -54,8 +54,13 @@ _PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.Unauthenticated: Problem(400, 9106),
     errors.WrongToken: Problem(401, 10000),
     errors.Forbidden: Problem(403, 10000),
+    errors.AccountDisabled: Problem(403, 3023, "AiError"),
+    errors.NotPermitted: Problem(403, 9109),
     errors.NotAgreed: Problem(403, 5016, "Model Agreement"),
     errors.Overloaded: Problem(429, 3040, "AiError"),
+    errors.RateLimited: Problem(429, 3021, "AiError"),
+    errors.QuotaSpent: Problem(429, 3036, "AiError"),
+    errors.StoreDown: Problem(503, 3050, "AiError"),
     # The status is not published. 400, since clients retry 5xx and another try rarely helps.
     errors.JsonNotMet: Problem(400, 5024, "AiError"),
     errors.ServingError: Problem(500, 3043, "AiError", "Internal server error"),

@@ -33,6 +33,7 @@ class Stack:
     seconds: float
     """From the command to the line that says it is ready."""
     said: str
+    environment: dict[str, str]
 
     @property
     def url(self) -> str:
@@ -91,7 +92,7 @@ def stack(folder: Path, *command: str) -> Iterator[Stack]:
         )
     try:
         _await_ready(process, log)
-        yield Stack(process, port, time.monotonic() - began, log.read_text())
+        yield Stack(process, port, time.monotonic() - began, log.read_text(), environment)
     finally:
         _end(process)
 

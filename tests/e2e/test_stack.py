@@ -4,6 +4,7 @@ import base64
 import json
 import socket
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -95,6 +96,39 @@ def test_a_plain_answer(up):
     assert (reply.status_code, body["success"], body["errors"]) == (200, True, [])
     assert body["result"]["response"]
     assert body["result"]["usage"]["completion_tokens"] <= 20
+
+
+def command(up: Stack, *words: str) -> str:
+    """What `serving` prints, beside the running stack."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("serving"), *words],
+        env=up.environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+def test_tenants_made_while_it_runs(up):
+    """They are served at once, share no cache, and are charged for what they used."""
+    body = {"prompt": "The same long secret. " * 40, "max_tokens": 4}
+    accounts = [command(up, "account", "create", name) for name in ("one", "two")]
+    usages = []
+    for account in accounts:
+        with up.client(command(up, "token", "create", account)) as client:
+            replies = [client.post(path(account=account), json=body) for _ in range(2)]
+            assert client.post(path(), json=body).status_code == 403
+        usages.append([reply.json()["result"]["usage"] for reply in replies])
+    for first, again in usages:
+        assert first["prompt_tokens_details"]["cached_tokens"] == 0
+        assert again["prompt_tokens_details"]["cached_tokens"] > 0
+    time.sleep(1.5)  # usage is shipped twice a second
+    told = ("usage", "--format", "json", "--account", accounts[0], "--by", "outcome")
+    rows = {row["outcome"]: row for row in json.loads(command(up, *told))}
+    used = sum(usage["prompt_tokens"] for usage in usages[0])
+    assert (rows["ok"]["requests"], rows["ok"]["prompt_tokens"]) == (2, used)
+    assert "rejected" not in rows  # whose account it is was not theirs to use
 
 
 @pytest.mark.parametrize(

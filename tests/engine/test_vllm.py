@@ -105,6 +105,48 @@ async def test_usage_counts_the_prompt_and_what_was_cached_of_it(engine):
     assert 0 == first.cached_tokens < again.cached_tokens < again.prompt_tokens
 
 
+async def test_prompts_are_cached_for_one_salt_only(engine):
+    """Another tenant learns nothing from how fast its own request is; the same one gains."""
+    long = asking("secret " * 200)
+    mine, theirs = replace(long, salt="a" * 32), replace(long, salt="b" * 32)
+    cached = [
+        (await answer(engine, each))[0].usage.cached_tokens for each in (mine, theirs, mine, theirs)
+    ]
+    assert cached[:2] == [0, 0]
+    assert min(cached[2:]) > 100
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_was_used_before_giving_up_is_told(engine, stream):
+    """Of a plain answer too, which has yielded nothing by then."""
+    heard = []
+
+    async def ask():
+        async for _ in engine.generate(endless(stream), heard.append):
+            pass
+
+    task = asyncio.create_task(ask())
+    await asyncio.sleep(1.0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (usage,) = heard
+    assert usage.prompt_tokens > 5
+    assert 10 < usage.completion_tokens < 7000
+    assert await answer(engine, asking())
+    assert len(heard) == 1
+
+
+async def test_the_size_of_a_request_is_known_before_it_runs(engine):
+    """The tokens exactly, of short prompts; the tiles of pictures."""
+    text = asking("tell me more")
+    assert engine.size(text).prompt_tokens == (await answer(engine, text))[0].usage.prompt_tokens
+    assert engine.size(asking(picture(size=(20, 20)), "Hello")).tiles == 1
+    large = engine.size(asking(picture(size=(3000, 3000)), "Hello"))
+    assert (large.tiles, large.pixels) == (4, 9_000_000)
+    assert engine.size(asking(Image(b"no picture"))).tiles == 1
+
+
 async def test_an_image_counts_as_one_token(engine):
     """Usage speaks of the prompt, not of tiles."""
     (one,) = await answer(engine, asking(picture(), "Hello"))

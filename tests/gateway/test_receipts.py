@@ -2,11 +2,12 @@
 
 import json
 import logging
+from time import time
 from typing import Any
 
 import pytest
 
-from serving.core import Outcome, Receipt, Usage
+from serving.core import Finish, Outcome, Receipt, Usage
 from serving.gateway.receipts import Draft, log_access
 from tests.gateway.conftest import ACCOUNT, MODEL, PATH, TOKEN, Service
 
@@ -27,7 +28,10 @@ async def test_a_success(service: Service, stream: bool) -> None:
         usage=Usage(3, 3),
         duration=receipt.duration,
         ttft=receipt.ttft,
+        at=receipt.at,
+        finish=Finish.STOP,
     )
+    assert abs(receipt.at - time()) < 60
     assert receipt.ttft is not None
     assert 0.02 <= receipt.ttft <= receipt.duration
 

@@ -1,0 +1,80 @@
+"""The bodies of the admin API. Unknown fields are errors."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from serving.core import Limits
+from serving.tenancy.prices import PICODOLLARS, dollars
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewAccount(_Body):
+    """Without an `id` one is made. `pool` joins a public pool of cached prompts."""
+
+    name: str = Field(min_length=1, max_length=200)
+    id: str = Field(default="", pattern="^([0-9a-f]{32})?$")
+    pool: str | None = Field(default=None, max_length=200)
+
+
+class Switch(_Body):
+    """Off: every token of the account is refused."""
+
+    disabled: bool
+
+
+class NewToken(_Body):
+    """`expires_at` is ISO 8601 with its time zone."""
+
+    name: str = Field(min_length=1, max_length=200)
+    role: Literal["member", "admin"] = "member"
+    scopes: list[Literal["ai", "admin"]] = Field(default=["ai"], min_length=1)
+    expires_at: AwareDatetime | None = None
+
+    def expires_ms(self) -> int | None:
+        """Unix milliseconds."""
+        return None if self.expires_at is None else _ms(self.expires_at)
+
+
+class LimitsBody(_Body):
+    """`core.Limits`, with money in dollars. What is absent is unlimited."""
+
+    requests_per_minute: int | None = Field(default=None, ge=0)
+    tokens_per_minute: int | None = Field(default=None, ge=0)
+    concurrent_requests: int | None = Field(default=None, ge=0)
+    tokens_per_day: int | None = Field(default=None, ge=0)
+    tokens_per_month: int | None = Field(default=None, ge=0)
+    usd_per_day: Decimal | None = Field(default=None, ge=0, le=1_000_000, decimal_places=12)
+    usd_per_month: Decimal | None = Field(default=None, ge=0, le=1_000_000, decimal_places=12)
+    max_context: int | None = Field(default=None, ge=1)
+    max_images: int | None = Field(default=None, ge=0)
+    weight: int | None = Field(default=None, ge=1, le=1000)
+    priority: int | None = Field(default=None, ge=0, le=100)
+
+    def limits(self) -> Limits:
+        """As the service counts."""
+        values = self.model_dump()
+        for period in ("day", "month"):
+            usd = values.pop(f"usd_per_{period}")
+            values[f"picodollars_per_{period}"] = None if usd is None else int(usd * PICODOLLARS)
+        return Limits(**values)
+
+    @classmethod
+    def of(cls, limits: Limits) -> LimitsBody:
+        """As the caller counts."""
+        values = {name: getattr(limits, name) for name in cls.model_fields if name[:3] != "usd"}
+        for period in ("day", "month"):
+            pico = getattr(limits, f"picodollars_per_{period}")
+            values[f"usd_per_{period}"] = None if pico is None else Decimal(dollars(pico))
+        return cls(**values)
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

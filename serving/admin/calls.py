@@ -1,0 +1,152 @@
+"""What the routes of the admin API do, each within a transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection
+
+from serving.admin.bodies import LimitsBody, NewAccount, NewToken, Switch
+from serving.core import Caller
+from serving.errors import NotPermitted
+from serving.tenancy import accounts, usage
+from serving.tenancy.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request: who, and what came with it."""
+
+    caller: Caller
+    secret: Secret
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+
+    @property
+    def account(self) -> str:
+        """The account of the path."""
+        return self.path["account"]
+
+    @property
+    def actor(self) -> str:
+        """For the audit."""
+        return self.caller.token
+
+
+Handler = Callable[[Connection, Call], object]
+
+
+class Text(str):
+    """An answer that is not JSON."""
+
+    __slots__ = ()
+
+
+def list_accounts(connection: Connection, call: Call) -> object:
+    """All of them."""
+    return [asdict(each) for each in accounts.every(connection)]
+
+
+def create_account(connection: Connection, call: Call) -> object:
+    """The new account."""
+    asked = NewAccount.model_validate_json(call.body)
+    made = accounts.create(connection, call.actor, asked.name, id_=asked.id, pool=asked.pool)
+    return asdict(made)
+
+
+def show_account(connection: Connection, call: Call) -> object:
+    """One account."""
+    return asdict(accounts.find(connection, call.account))
+
+
+def switch_account(connection: Connection, call: Call) -> object:
+    """The account, enabled or disabled."""
+    on = not Switch.model_validate_json(call.body).disabled
+    return asdict(accounts.switch(connection, call.actor, call.account, on=on))
+
+
+def list_tokens(connection: Connection, call: Call) -> object:
+    """The account's tokens, without their secrets."""
+    accounts.find(connection, call.account)
+    return [asdict(each) for each in accounts.tokens_of(connection, call.account)]
+
+
+def create_token(connection: Connection, call: Call) -> object:
+    """The new token; its `value` is told this once. Only an admin makes admins."""
+    asked = NewToken.model_validate_json(call.body)
+    if asked.role == "admin" and call.caller.role != "admin":
+        raise NotPermitted
+    made, value = accounts.issue(
+        connection,
+        call.actor,
+        call.account,
+        asked.name,
+        call.secret,
+        role=asked.role,
+        scopes=asked.scopes,
+        expires_at=asked.expires_ms(),
+    )
+    return {**asdict(made), "value": value}
+
+
+def revoke_token(connection: Connection, call: Call) -> object:
+    """The token, revoked."""
+    return asdict(accounts.revoke(connection, call.actor, call.account, call.path["token"]))
+
+
+def show_limits(connection: Connection, call: Call) -> object:
+    """The limits of the account or the token."""
+    subject = _subject(connection, call)
+    limits = accounts.limits_of(connection, subject)
+    return LimitsBody.of(limits).model_dump(mode="json")
+
+
+def set_limits(connection: Connection, call: Call) -> object:
+    """Replace them; what the body does not name is unlimited."""
+    asked = LimitsBody.model_validate_json(call.body)
+    token = call.path.get("token")
+    accounts.set_limits(connection, call.actor, call.account, token, asked.limits())
+    return asked.model_dump(mode="json")
+
+
+def show_usage(connection: Connection, call: Call) -> object:
+    """Sums: `from`, `to` (ISO 8601, the last 30 days), `period`, `by`, `format` (json, csv)."""
+    query = call.query
+    now = datetime.now(UTC)
+    begin = _moment(query.get("from"), now - timedelta(days=30))
+    end = _moment(query.get("to"), now + timedelta(seconds=1))
+    by = tuple(filter(None, query.get("by", "").split(",")))
+    account = call.path.get("account")
+    lines = usage.sums(connection, begin, end, period=query.get("period"), by=by, account=account)
+    rows = usage.as_dicts(lines, by)
+    return Text(usage.as_csv(rows)) if query.get("format") == "csv" else rows
+
+
+def show_invoice(connection: Connection, call: Call) -> object:
+    """A month of the account."""
+    accounts.find(connection, call.account)
+    return usage.invoice(connection, call.account, call.path["month"])
+
+
+def show_audit(connection: Connection, call: Call) -> object:
+    """The latest changes: `limit` (100)."""
+    rows = accounts.audited(connection, int(call.query.get("limit", "100")))
+    return [{**row._mapping, "detail": json.loads(row.detail)} for row in rows]
+
+
+def _subject(connection: Connection, call: Call) -> str:
+    token = call.path.get("token")
+    if token is None:
+        return accounts.find(connection, call.account).id
+    return accounts.find_token(connection, call.account, token).id
+
+
+def _moment(text: str | None, default: datetime) -> datetime:
+    if text is None:
+        return default
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

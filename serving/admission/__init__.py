@@ -1,0 +1,1 @@
+"""Who may use the engine now: limits, quotas, and turns by fair shares."""

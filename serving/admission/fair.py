@@ -1,0 +1,155 @@
+"""Fair shares under overload: who is next, by what each has cost the engine so far.
+
+The virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024):
+every tenant has a counter of service received, over its weight; the one with the least is next. A
+tenant that comes back from idleness starts at the counter of those who are waiting, so nobody
+saves up. Costs are estimates when a turn is given, corrected when the truth is known. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Set
+from dataclasses import dataclass, field
+
+_PIXELS_PER_TOKEN = 196  # a tile of 560 x 560 becomes 1601 tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Waiting:
+    """A request in the queue. `cost` in tokens of prompt-equivalent work."""
+
+    flow: str
+    cost: float
+    tokens: int = 0
+    pixels: int = 0
+    weight: int = 1
+    priority: int = 0
+
+
+@dataclass(slots=True)
+class _Flow:
+    """One tenant."""
+
+    counter: float = 0.0
+    weight: int = 1
+    queue: deque[Waiting] = field(default_factory=deque)
+    tokens: int = 0
+    pixels: int = 0
+
+
+class FairQueue:
+    """Requests waiting for the engine: first in, first out within a tenant, fair between them."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.pixels = 0
+        self.cost = 0.0
+        self._flows: dict[str, _Flow] = {}
+        self._active: dict[str, _Flow] = {}  # those with somebody waiting
+        self._level = 0.0  # the counter of whoever was served last
+
+    def __len__(self) -> int:
+        return sum(len(flow.queue) for flow in self._active.values())
+
+    @property
+    def flows(self) -> Set[str]:
+        """Tenants that have somebody waiting."""
+        return self._active.keys()
+
+    def heads(self) -> list[Waiting]:
+        """The first of each tenant in the order of turns: by priority, then the least served."""
+        flows = sorted(
+            self._active.values(), key=lambda flow: (flow.queue[0].priority, flow.counter)
+        )
+        return [flow.queue[0] for flow in flows]
+
+    def push(self, item: Waiting) -> None:
+        """Behind the others of its tenant."""
+        flow = self._entered(item)
+        flow.queue.append(item)
+        self._active[item.flow] = flow
+        self._count(flow, item, 1)
+
+    def pop(self, head: Waiting | None = None) -> Waiting:
+        """Take one of the `heads`, the first unless told, and charge its cost.
+
+        Raises:
+            IndexError: nobody waits.
+        """
+        item = head or self.heads()[0]
+        flow = self._flows[item.flow]
+        flow.queue.popleft()
+        self._count(flow, item, -1)
+        self._left(item.flow, flow)
+        self._level = max(self._level, flow.counter)
+        flow.counter += item.cost / item.weight
+        return item
+
+    def serve(self, item: Waiting) -> None:
+        """Somebody who need not wait: charge the cost."""
+        flow = self._entered(item)
+        self._level = max(self._level, flow.counter)
+        flow.counter += item.cost / item.weight
+
+    def remove(self, item: Waiting) -> None:
+        """Somebody gave up waiting."""
+        flow = self._flows[item.flow]
+        flow.queue.remove(item)
+        self._count(flow, item, -1)
+        self._left(item.flow, flow)
+
+    def correct(self, item: Waiting, more: float) -> None:
+        """The item cost so much more, or less, than was thought."""
+        if (flow := self._flows.get(item.flow)) is not None:
+            flow.counter += more / item.weight
+
+    def last_of_longest(self, item: Waiting) -> Waiting | None:
+        """Who should make room for `item`: the last of whoever fills more of the queue with it.
+
+        `None` if that is the item's own tenant.
+        """
+        longest = max(self._active.values(), key=_fill, default=None)
+        own = self._flows.get(item.flow)
+        if longest is None or longest is own:
+            return None
+        would = _fill(own or _Flow()) + _fill(item)
+        return longest.queue[-1] if _fill(longest) > would else None
+
+    def _entered(self, item: Waiting) -> _Flow:
+        flow = self._flows.get(item.flow)
+        if flow is None:
+            if len(self._flows) > 10_000:
+                self._forget()
+            flow = self._flows[item.flow] = _Flow(self._level)
+        flow.weight = item.weight
+        if not flow.queue:
+            flow.counter = max(flow.counter, self._floor())
+        return flow
+
+    def _floor(self) -> float:
+        """Where a tenant starts that was idle."""
+        return min((flow.counter for flow in self._active.values()), default=self._level)
+
+    def _left(self, name: str, flow: _Flow) -> None:
+        if not flow.queue:
+            del self._active[name]
+
+    def _forget(self) -> None:
+        """Idle tenants that have nothing to make up for."""
+        floor = self._floor()
+        self._flows = {
+            name: flow
+            for name, flow in self._flows.items()
+            if name in self._active or flow.counter > floor
+        }
+
+    def _count(self, flow: _Flow, item: Waiting, sign: int) -> None:
+        for each in (flow, self):
+            each.tokens += sign * item.tokens
+            each.pixels += sign * item.pixels
+        self.cost += sign * item.cost
+
+
+def _fill(what: _Flow | Waiting) -> float:
+    return what.tokens + what.pixels / _PIXELS_PER_TOKEN

@@ -1,0 +1,211 @@
+"""Admission of a request: the caller's limits, then a turn at the engine.
+
+`Gate` satisfies the gateway's `Admission`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from serving.admission import charges
+from serving.admission.charges import Charge, Lease, Quota, Rate, Refusal
+from serving.admission.fair import Waiting
+from serving.admission.store import Memory, Store
+from serving.admission.turns import Turns
+from serving.core import Caller, Generation, Size, Usage
+from serving.errors import (
+    ContextExceeded,
+    InvalidImage,
+    QuotaSpent,
+    RateLimited,
+    ServingError,
+    StoreDown,
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+# What tokens cost an engine, in prompt tokens: by the figures of benchmarks/README.md a token of
+# output takes 8 times the computing of one of the prompt, a tile's 1601 together some 400.
+OUTPUT = 8.0
+TILE = 400.0
+_USUAL = 0.8  # how much of an account's usual output is kept per request
+_AT_LEAST = 32  # tokens of output that are always expected
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What an operator decides.
+
+    `kept` of the engine's `slots` are for tenants that have less than their share there.
+    `fails_open`: while the shared store is away each replica limits alone, else nobody with limits
+    is served.
+    """
+
+    slots: int
+    kept: int = 0
+    queue_tokens: int = 1_000_000
+    queue_pixels: int = 1_000_000_000
+    patience: float = 60.0
+    fails_open: bool = True
+
+
+class Gate:
+    """Satisfies the gateway's `Admission`, for one engine."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        store: Store,
+        size: Callable[[Generation], Size],
+        price: Callable[[str, Usage], int],
+    ) -> None:
+        """`size` of a request before it runs; `price` of a model's usage, in picodollars."""
+        self._turns = Turns(
+            policy.slots,
+            policy.queue_tokens,
+            policy.queue_pixels,
+            policy.patience,
+            policy.kept,
+        )
+        self._store = store
+        self._alone = Memory() if policy.fails_open else None
+        self._size = size
+        self._price = price
+        self._usual: dict[str, float] = {}  # output tokens by account
+
+    async def admit(self, caller: Caller, generation: Generation, headers: Headers) -> Ticket:
+        """See the gateway's `Admission.admit`."""
+        size = self._size(generation)
+        _check(caller, generation, size)
+        output = self._expected(caller, generation)
+        reserved, store = await self._reserve(caller, generation, size, output, headers)
+        item = Waiting(
+            flow=caller.account,
+            cost=size.prompt_tokens + size.tiles * TILE + output * OUTPUT,
+            tokens=size.prompt_tokens + output,
+            pixels=size.pixels,
+            weight=caller.account_limits.weight or 1,
+            priority=caller.account_limits.priority or 0,
+        )
+        ticket = Ticket(self, generation, item, reserved, store, size)
+        try:
+            await self._turns.take(item, generation.may_wait)
+        except BaseException:
+            ticket.release(Usage())
+            raise
+        return ticket
+
+    async def _reserve(
+        self,
+        caller: Caller,
+        generation: Generation,
+        size: Size,
+        output: int,
+        headers: Headers,
+    ) -> tuple[list[Charge], Store]:
+        estimate = Usage(size.prompt_tokens, output)
+        money = self._price(generation.model, estimate)
+        now = time.time()
+        planned = charges.plan(caller, size.prompt_tokens + output, money, now)
+        if not planned:
+            return planned, self._store
+        found, store = await self._ask(generation.id, planned)
+        if isinstance(found, Refusal):
+            headers += _headers([found.charge], {}, now)
+            raise _refused(found)
+        headers += _headers(planned, found, now)
+        return planned, store
+
+    async def _ask(
+        self, request: str, planned: list[Charge]
+    ) -> tuple[Refusal | dict[str, float], Store]:
+        try:
+            return await self._store.reserve(request, planned), self._store
+        except StoreDown:
+            if self._alone is None:
+                raise
+            return await self._alone.reserve(request, planned), self._alone
+
+    def _expected(self, caller: Caller, generation: Generation) -> int:
+        """Output tokens: no more than asked for, nor twice what the account usually gets."""
+        most = generation.sampling.max_tokens
+        usual = self._usual.get(caller.account)
+        return most if usual is None else min(most, max(_AT_LEAST, int(2 * usual)))
+
+    def ended(self, ticket: Ticket, usage: Usage) -> None:
+        """A request that had its turn is over; what it used is known."""
+        work = usage.prompt_tokens - usage.cached_tokens + ticket.size.tiles * TILE
+        cost = work + usage.completion_tokens * OUTPUT if usage.prompt_tokens else 0.0
+        self._turns.give(ticket.item, cost)
+        if usage.completion_tokens:
+            account, output = ticket.item.flow, usage.completion_tokens
+            usual = self._usual.get(account, float(output))
+            self._usual[account] = _USUAL * usual + (1 - _USUAL) * output
+
+    def settled(self, ticket: Ticket, usage: Usage) -> None:
+        """Correct what was reserved by what was used."""
+        money = self._price(ticket.generation.model, usage)
+        differences = [
+            (c, 0 if isinstance(c, Lease) else charges.difference(c, usage, money))
+            for c in ticket.reserved
+        ]
+        if differences:
+            ticket.store.settle(ticket.generation.id, differences)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticket:
+    """Satisfies the gateway's `Ticket`."""
+
+    gate: Gate
+    generation: Generation
+    item: Waiting
+    reserved: list[Charge]
+    store: Store
+    size: Size
+
+    def settle(self, usage: Usage) -> None:
+        """The request is over and used this much."""
+        self.gate.ended(self, usage)
+        self.release(usage)
+
+    def release(self, usage: Usage) -> None:
+        """Without having had a turn."""
+        self.gate.settled(self, usage)
+
+
+def _check(caller: Caller, generation: Generation, size: Size) -> None:
+    for limits in (caller.account_limits, caller.token_limits):
+        asked = size.prompt_tokens + generation.sampling.max_tokens
+        if limits.max_context is not None and asked > limits.max_context:
+            raise ContextExceeded(asked, limits.max_context)
+        if limits.max_images is not None and len(generation.images) > limits.max_images:
+            raise InvalidImage(f"reason more than {limits.max_images} images in a request")
+
+
+def _refused(refusal: Refusal) -> ServingError:
+    if isinstance(refusal.charge, Quota):
+        return QuotaSpent(refusal.charge.name, refusal.wait)
+    return RateLimited(refusal.charge.name, refusal.wait)
+
+
+def _headers(planned: Iterable[Charge], tats: dict[str, float], now: float) -> Headers:
+    """The tightest rate of each kind, in the words of OpenAI's API."""
+    found: dict[str, tuple[int, int, float]] = {}
+    for charge in planned:
+        if isinstance(charge, Rate) and charge.limit:
+            tat = tats.get(charge.key, now + charge.period)
+            left = charges.remaining(tat, now, charge)
+            kind = "tokens" if charge.counts_tokens else "requests"
+            found[kind] = min(found.get(kind, (left + 1, 0, 0.0)), (left, charge.limit, tat - now))
+    return [
+        (f"x-ratelimit-{name}-{kind}".encode(), value.encode())
+        for kind, (left, limit, reset) in found.items()
+        for name, value in (
+            ("limit", str(limit)),
+            ("remaining", str(left)),
+            ("reset", f"{max(0.0, reset):.3f}s"),
+        )
+    ]

@@ -1,0 +1,143 @@
+"""The queue before the engine: as many requests at once as it batches, the others by fair shares.
+
+Some places at the engine are kept for tenants that have less than their share there: a tenant that
+sends little need not wait for another's request to end. The queue is bounded in tokens and pixels:
+when it is full the newest request of whoever fills most of it makes room; whoever waits longer than
+`patience` is told to come back, and when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+
+from serving.admission.fair import FairQueue, Waiting
+from serving.errors import Overloaded
+
+_BUSY = "Capacity temporarily exceeded, please try again."
+_MEMORY = 0.9  # how much of the measured speed is kept per request
+
+
+class Turns:
+    """Turns at one engine. For one event loop."""
+
+    def __init__(
+        self, slots: int, tokens: int, pixels: int, patience: float, kept: int = 0
+    ) -> None:
+        """At most `slots` at the engine, `kept` of them for tenants below their share.
+
+        At most `tokens` and `pixels` wait, for `patience` seconds.
+        """
+        self._slots = slots
+        self._kept = kept
+        self._tokens = tokens
+        self._pixels = pixels
+        self._patience = patience
+        self._running: Counter[str] = Counter()  # by tenant
+        self._queue = FairQueue()
+        self._turns: dict[Waiting, asyncio.Future[None]] = {}
+        self._speed = 0.0  # cost per second, lately
+        self._ended = time.monotonic()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._queue)
+
+    async def take(self, item: Waiting, may_wait: bool = True) -> None:
+        """Return when it is the item's turn; `give` must follow.
+
+        Raises:
+            Overloaded: no room to wait, or it took too long.
+        """
+        if not self._running:
+            self._ended = time.monotonic()  # the engine was idle: that was not slowness
+        if self._has_place(item) and not (self._turns and self._is_behind(item)):
+            self._running[item.flow] += 1
+            self._queue.serve(item)
+            return
+        if not may_wait:
+            raise self._busy()
+        self._make_room(item)
+        turn = self._turns[item] = asyncio.get_running_loop().create_future()
+        self._queue.push(item)
+        try:
+            async with asyncio.timeout(self._patience):
+                await turn
+        except BaseException as error:
+            self._give_up(item, turn)
+            if isinstance(error, TimeoutError):
+                raise self._busy() from None
+            raise
+
+    def give(self, item: Waiting, cost: float) -> None:
+        """The item is done and cost this much."""
+        self._queue.correct(item, cost - item.cost)
+        now = time.monotonic()
+        # Of all that runs at once, one has ended: the speed of the whole engine.
+        speed = cost / max(now - self._ended, 1e-3)
+        self._speed = _MEMORY * self._speed + (1 - _MEMORY) * speed if self._speed else speed
+        self._ended = now
+        self._leave(item)
+
+    def _leave(self, item: Waiting) -> None:
+        self._running[item.flow] -= 1
+        if not self._running[item.flow]:
+            del self._running[item.flow]
+        self._next()
+
+    def _has_place(self, item: Waiting) -> bool:
+        """Whether the engine has a place for the item; the last ones are not for everybody."""
+        running = self._running.total()
+        if running < self._slots - self._kept:
+            return True
+        return running < self._slots and self._is_below_share(item)
+
+    def _is_below_share(self, item: Waiting) -> bool:
+        tenants = self._running.keys() | self._queue.flows | {item.flow}
+        return self._running[item.flow] < self._slots / len(tenants) and len(tenants) > 1
+
+    def _is_behind(self, item: Waiting) -> bool:
+        """Whether it must queue although there is a place: that is somebody else's."""
+        return item.flow in self._queue.flows or not self._is_below_share(item)
+
+    def _next(self) -> None:
+        while self._running.total() < self._slots:
+            item = next(filter(self._has_place, self._queue.heads()), None)
+            if item is None:
+                return
+            self._queue.pop(item)
+            turn = self._turns.pop(item)
+            if turn.done():  # cancelled a moment ago: its task has not run yet
+                self._queue.correct(item, -item.cost)
+                continue
+            self._running[item.flow] += 1
+            turn.set_result(None)
+
+    def _give_up(self, item: Waiting, turn: asyncio.Future[None]) -> None:
+        """The item leaves: from the queue, or with a turn that came at the same moment."""
+        if item in self._turns:
+            del self._turns[item]
+            self._queue.remove(item)
+        elif turn.done() and not turn.cancelled() and turn.exception() is None:
+            self._queue.correct(item, -item.cost)
+            self._leave(item)
+
+    def _make_room(self, item: Waiting) -> None:
+        queue = self._queue
+        while (
+            queue.tokens + item.tokens > self._tokens or queue.pixels + item.pixels > self._pixels
+        ):
+            pushed_out = queue.last_of_longest(item)
+            if pushed_out is None:
+                raise self._busy()
+            queue.remove(pushed_out)
+            turn = self._turns.pop(pushed_out)
+            if not turn.done():
+                turn.set_exception(self._busy())
+
+    def _busy(self) -> Overloaded:
+        """Come back when what waits now will have been served."""
+        wait = self._queue.cost / self._speed if self._speed else 1.0
+        return Overloaded(_BUSY, min(max(wait, 1.0), 60.0))

@@ -1,0 +1,107 @@
+"""Opening the tenancy with the operator's settings: for the command line, and in each replica."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from serving import admin
+from serving.admission.charges import quota_key, windows
+from serving.admission.gate import Gate, Policy
+from serving.admission.redis import Shared
+from serving.admission.store import Memory
+from serving.catalog import Model
+from serving.core import Generation, Size, Usage
+from serving.settings import Settings
+from serving.tenancy import accounts, prices
+from serving.tenancy.database import Database
+from serving.tenancy.identity import Identity
+from serving.tenancy.journal import Journal
+from serving.tenancy.ledger import Ledger
+from serving.tenancy.meter import Meter
+from serving.tenancy.secret import Secret
+from serving.tenancy.usage import sums
+
+_MAX_NUM_SEQS = 128  # vLLM's default
+
+
+@dataclass(frozen=True, slots=True)
+class Tenancy:
+    """The database, with its tables, and the secret that its digests are made with."""
+
+    database: Database
+    secret: Secret
+
+    @classmethod
+    def open(cls, settings: Settings) -> Tenancy:
+        """Make or update the tables; see that the account and token of the settings exist.
+
+        Raises:
+            ValueError: a setting is wrong.
+            Down: the database cannot be reached.
+        """
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = settings.state_dir / "tenancy.db"
+        database = Database(settings.database_url.get_secret_value() or f"sqlite:///{file}")
+        given = settings.tenancy_secret.get_secret_value()
+        secret = Secret(given.encode()) if given else Secret.kept(settings.state_dir / "secret")
+        database.migrate()
+        if settings.account_id and settings.api_token:
+            with database.alone() as connection:
+                accounts.adopt(connection, settings.account_id, settings.api_token, secret)
+        return cls(database, secret)
+
+
+class Tenants:
+    """What a replica keeps running of it: threads that ask for tokens and ship usage."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises: as `Tenancy.open`; ValueError: no such prices."""
+        self._settings = settings
+        self._prices = prices.read(settings.prices)
+        self.tenancy = Tenancy.open(settings)
+        self.identity = Identity(self.tenancy.database, self.tenancy.secret)
+        journal = Journal(settings.state_dir / "journal")
+        self.meter = Meter(journal, self._prices)
+        self._ledger = Ledger(self.tenancy.database, journal)
+        self.admin = admin.app(self.tenancy.database, self.tenancy.secret, self.identity)
+
+    def admission(self, model: Model, size: Callable[[Generation], Size]) -> Gate:
+        """The admission to one engine; `size` is the engine's measure of a request."""
+        settings, redis = self._settings, self._settings.redis_url.get_secret_value()
+        running = int(model.engine.get("max_num_seqs", _MAX_NUM_SEQS))
+        policy = Policy(
+            slots=running,
+            kept=running // 16,
+            queue_tokens=settings.queue_tokens,
+            queue_pixels=settings.queue_pixels,
+            patience=settings.queue_seconds,
+            fails_open=settings.limits_fail == "open",
+        )
+        store = Shared(redis) if redis else Memory(self._used_before())
+        return Gate(policy, store, size, self._price)
+
+    def _price(self, model: str, usage: Usage) -> int:
+        return self._prices.get(model, prices.FREE).of(usage)
+
+    def _used_before(self) -> dict[str, int]:
+        """What today and this month have seen before this start, by the keys of quotas."""
+        now = datetime.now(UTC)
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        day, month = windows(now.timestamp())
+        used: dict[str, int] = {}
+        with self.tenancy.database.begin() as connection:
+            for window, begin in ((day, midnight), (month, midnight.replace(day=1))):
+                for group in ("account", "token"):
+                    for line in sums(connection, begin, now, by=(group,)):
+                        tokens = line.prompt_tokens + line.completion_tokens
+                        used[quota_key(line.groups[0], window[0], True)] = tokens
+                        used[quota_key(line.groups[0], window[0], False)] = line.picodollars
+        return used
+
+    def close(self) -> None:
+        """Ship what is left and let go of the database."""
+        self.identity.close()
+        self._ledger.close()
+        self.tenancy.database.close()

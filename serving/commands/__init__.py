@@ -1,0 +1,1 @@
+"""The subcommands of `serving` that speak to the database and not to a running service."""

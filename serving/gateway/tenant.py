@@ -1,0 +1,101 @@
+"""The engine as one caller sees it: with their own cache salt, within their limits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Protocol
+
+from serving.core import Caller, Delta, Generation, Receipt, Usage
+from serving.engine import Engine, Spent, unheard
+from serving.gateway.asgi import Headers
+from serving.gateway.receipts import Draft
+
+
+class Ticket(Protocol):
+    """Leave to use the engine, until settled."""
+
+    def settle(self, usage: Usage) -> None:
+        """Charge what was used instead of what was reserved. Called once, never waits."""
+        ...
+
+
+class Admission(Protocol):
+    """Decides who may use the engine, and when."""
+
+    async def admit(self, caller: Caller, generation: Generation, headers: Headers) -> Ticket:
+        """Wait for a turn. `headers` is extended by what the answer says about limits.
+
+        Raises:
+            RateLimited, QuotaSpent: the caller is over a limit.
+            Overloaded: too many wait, or no turn came in time.
+            ContextExceeded, InvalidImage: more than the caller may send.
+        """
+        ...
+
+
+class Unlimited:
+    """The `Admission` that lets everybody in at once, and its own ticket."""
+
+    async def admit(self, caller: Caller, generation: Generation, headers: Headers) -> Ticket:
+        """See `Admission.admit`."""
+        return self
+
+    def settle(self, usage: Usage) -> None:
+        """See `Ticket.settle`."""
+
+
+Begin = Callable[[Receipt], Callable[[Usage], None] | None]
+"""Hears of a request that goes to the engine, with the receipt so far; what it returns hears all
+that the request has used, each time it is more."""
+
+
+class Tenant:
+    """Satisfies `Engine`, for one request."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        admission: Admission,
+        begin: Begin | None,
+        caller: Caller,
+        draft: Draft,
+    ) -> None:
+        self._engine = engine
+        self._admission = admission
+        self._begin = begin
+        self._caller = caller
+        self._draft = draft
+
+    async def generate(
+        self, generation: Generation, spent: Spent = unheard
+    ) -> AsyncGenerator[Delta, None]:
+        """See `Engine.generate`. Admission happens here, where the client is being watched."""
+        usage = Usage()
+
+        def given_up(total: Usage) -> None:
+            nonlocal usage
+            usage = total
+            spent(total)
+
+        generation = self._theirs(generation)
+        ticket = await self._admission.admit(self._caller, generation, self._draft.headers)
+        try:
+            async with aclosing(self._engine.generate(generation, given_up)) as deltas:
+                async for delta in deltas:
+                    usage = delta.usage or usage
+                    yield delta
+        finally:
+            ticket.settle(usage)
+
+    def _theirs(self, generation: Generation) -> Generation:
+        """With the caller's salt; from here on the request is accounted for."""
+        self._draft.images = len(generation.images)
+        if self._begin is not None:
+            self._draft.progress = self._begin(self._draft.receipt())
+        return replace(generation, salt=self._caller.salt) if self._caller.salt else generation
+
+    async def check_health(self) -> None:
+        """See `Engine.check_health`."""
+        await self._engine.check_health()

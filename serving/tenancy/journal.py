@@ -1,0 +1,140 @@
+"""Receipts on local disk, before anything else can happen to them.
+
+`write` appends a line to a file that belongs to this process alone; it does not wait for the disk.
+Killing the process therefore loses nothing (the kernel has the line). A thread calls `fdatasync`
+`SYNC` seconds later at most, for all lines since the last time: that much a power cut can lose.
+
+The folder holds for each process `<name>.journal`, locked for as long as it lives, and
+`<name>.slots` (see `slots`). A journal without a lock is that of a dead process: `ledger` ships it.
+
+    line:  CRC-32 of the JSON (8 hex digits), a space, a `Record` as JSON, a newline
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+from zlib import crc32
+
+import msgspec
+
+from serving.tenancy.record import Record, Start
+from serving.tenancy.slots import Slot, Slots
+
+SYNC = 0.1
+"""Seconds."""
+_ROOM = 8 * 2**20  # bytes after which a journal that is shipped begins anew
+
+_log = logging.getLogger("serving.tenancy")
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Record).decode
+
+
+class Journal:
+    """The journal of this process."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin one in `folder`, which is made if need be."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.file = folder / f"{uuid4().hex}.journal"
+        self._slots = Slots(self.file.with_suffix(".slots"))
+        self._descriptor = _locked(self.file)
+        self._lock = threading.Lock()  # between writing and beginning anew
+        self._unwritten: deque[tuple[str, bytes]] = deque()
+        self._dirty = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._sync, name="journal", daemon=True)
+        self._thread.start()
+
+    def begin(self, start: Start) -> Slot | None:
+        """A request goes to the engine: the slot hears what it uses. `None`: there is no room."""
+        return self._slots.take(start)
+
+    def write(self, record: Record) -> None:
+        """Keep a record. Takes microseconds; called from one thread, the event loop's.
+
+        A full disk loses nothing while the process lives: what could not be written waits, and
+        its slot stays taken.
+        """
+        data = _encode(record)
+        self._unwritten.append((record.receipt, b"%08x %b\n" % (crc32(data), data)))
+        self._flush()
+        self._dirty.set()
+
+    def close(self) -> None:
+        """Sync, and let go of the file: whoever ships comes next."""
+        self._closing.set()
+        self._dirty.set()
+        self._thread.join()
+        os.close(self._descriptor)
+
+    def begin_anew(self, shipped: int) -> bool:
+        """Empty the file if it is large and all its `shipped` bytes are in the database."""
+        with self._lock:
+            size = os.fstat(self._descriptor).st_size
+            if size < _ROOM or size != shipped:
+                return False
+            os.ftruncate(self._descriptor, 0)
+            return True
+
+    def _flush(self) -> None:
+        """Write what is not written yet, in order; a line is written whole or taken back."""
+        with self._lock:
+            while self._unwritten:
+                receipt, line = self._unwritten[0]
+                size = os.fstat(self._descriptor).st_size
+                try:
+                    if os.write(self._descriptor, line) != len(line):
+                        raise OSError("short write")
+                except OSError as error:
+                    os.ftruncate(self._descriptor, size)
+                    _log.error("the journal cannot be written: %s", error)
+                    return
+                self._unwritten.popleft()
+                self._slots.free(receipt)
+
+    def _sync(self) -> None:
+        """The thread."""
+        while not self._closing.is_set():
+            self._dirty.wait()
+            self._dirty.clear()
+            os.fdatasync(self._descriptor)
+            self._closing.wait(SYNC)
+
+
+def _locked(file: Path) -> int:
+    """A new file, ours before it bears its name, so that nobody takes it for a dead process's."""
+    draft = file.with_suffix(".new")
+    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    draft.rename(file)
+    return descriptor
+
+
+def lines_of(file: Path, offset: int) -> tuple[list[Record], int]:
+    """The records from a byte on, and where the last complete one ends.
+
+    A line that is cut short or damaged by a power cut is left out; what follows it is not.
+    """
+    with file.open("rb") as opened:
+        opened.seek(offset)
+        data = opened.read()
+    end = data.rfind(b"\n") + 1
+    return list(_records(data[:end])), offset + end
+
+
+def _records(data: bytes) -> Iterator[Record]:
+    for line in data.splitlines():
+        try:
+            if int(line[:8], 16) == crc32(line[9:]):
+                yield _decode(line[9:])
+                continue
+        except (ValueError, msgspec.DecodeError):
+            pass
+        _log.error("a line of the journal is damaged")

@@ -1,0 +1,116 @@
+"""A receipt as it is kept: one line of the journal, one row of the table `usage`.
+
+Integers only: microseconds, milliseconds, picodollars. No prompt, no picture, no answer, no secret.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from serving.core import Receipt, Usage
+from serving.tenancy.prices import FREE, Price, Prices
+
+CRASHED = "crashed"  # the outcome of requests whose process died under them
+
+
+class Record(msgspec.Struct, frozen=True):
+    """The columns of `tables.usage`, in their order."""
+
+    receipt: str
+    at: int
+    account: str
+    token: str
+    route: str
+    model: str
+    adapter: str
+    outcome: str
+    finish: str | None
+    status: int
+    code: int | None
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    images: int
+    duration_us: int
+    ttft_us: int | None
+    input_price: int
+    cached_price: int
+    output_price: int
+    picodollars: int
+    microneurons: int
+
+    def row(self) -> dict[str, Any]:
+        """For an insert."""
+        return msgspec.structs.asdict(self)
+
+
+def of(receipt: Receipt, prices: Prices) -> Record:
+    """The record of a receipt, at today's price."""
+    price = prices.get(receipt.model, FREE)
+    usage = receipt.usage
+    return Record(
+        receipt=receipt.id,
+        at=int(receipt.at * 1000),
+        account=receipt.account,
+        token=receipt.token,
+        route=receipt.route,
+        model=receipt.model,
+        adapter="",
+        outcome=receipt.outcome.value,
+        finish=receipt.finish.value if receipt.finish else None,
+        status=receipt.status,
+        code=receipt.code,
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+        images=receipt.images,
+        duration_us=int(receipt.duration * 1e6),
+        ttft_us=None if receipt.ttft is None else int(receipt.ttft * 1e6),
+        input_price=price.input,
+        cached_price=price.cached_input,
+        output_price=price.output,
+        picodollars=price.of(usage),
+        microneurons=price.neurons(usage),
+    )
+
+
+class Start(msgspec.Struct, frozen=True):
+    """What is known when a request goes to the engine."""
+
+    receipt: str
+    at: int
+    account: str
+    token: str
+    route: str
+    model: str
+    images: int
+    price: Price
+
+    def crashed(self, usage: Usage) -> Record:
+        """The record of a request that was cut off when it had used this much."""
+        return Record(
+            receipt=self.receipt,
+            at=self.at,
+            account=self.account,
+            token=self.token,
+            route=self.route,
+            model=self.model,
+            adapter="",
+            outcome=CRASHED,
+            finish=None,
+            status=0,
+            code=None,
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            completion_tokens=usage.completion_tokens,
+            images=self.images,
+            duration_us=0,
+            ttft_us=None,
+            input_price=self.price.input,
+            cached_price=self.price.cached_input,
+            output_price=self.price.output,
+            picodollars=self.price.of(usage),
+            microneurons=self.price.neurons(usage),
+        )

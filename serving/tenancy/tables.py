@@ -1,0 +1,101 @@
+"""The tables. The same on SQLite and PostgreSQL: integers, text, no types of either.
+
+Times are Unix milliseconds, money is picodollars (10^-12 USD), both as 64-bit integers. What is
+here must be in `migrations` too; a test compares them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from serving.core import Limits
+
+metadata = MetaData()
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("pool", Text, nullable=True),  # shares its prompt cache with the accounts of this pool
+    Column("created_at", BigInteger, nullable=False),
+    Column("disabled_at", BigInteger, nullable=True),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("account", String(32), ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),  # keyed: HMAC-SHA256
+    Column("hint", String(4), nullable=False),  # the secret's last characters, to tell them apart
+    Column("role", String(16), nullable=False),
+    Column("scopes", Text, nullable=False),  # words with spaces between them
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=True),
+    Column("revoked_at", BigInteger, nullable=True),
+    Column("last_used_at", BigInteger, nullable=True),
+    UniqueConstraint("digest", name="uq_tokens_digest"),
+)
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("subject", String(32), primary_key=True),  # the id of an account or of a token
+    *(Column(each.name, BigInteger, nullable=True) for each in fields(Limits)),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("receipt", String(36), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("account", String(32), nullable=False),
+    Column("token", String(32), nullable=False),
+    Column("route", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("adapter", Text, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("finish", String(16), nullable=True),
+    Column("status", BigInteger, nullable=False),
+    Column("code", BigInteger, nullable=True),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("images", BigInteger, nullable=False),
+    Column("duration_us", BigInteger, nullable=False),
+    Column("ttft_us", BigInteger, nullable=True),
+    # The price at that moment, in picodollars per token, and what it came to.
+    Column("input_price", BigInteger, nullable=False),
+    Column("cached_price", BigInteger, nullable=False),
+    Column("output_price", BigInteger, nullable=False),
+    Column("picodollars", BigInteger, nullable=False),
+    Column("microneurons", BigInteger, nullable=False),
+    Index("ix_usage_account_at", "account", "at"),
+    Index("ix_usage_at", "at"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("at", BigInteger, nullable=False, index=True),
+    Column("actor", Text, nullable=False),  # a token's id, or `cli:` and a user's name
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),  # JSON
+)

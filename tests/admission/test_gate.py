@@ -1,0 +1,285 @@
+"""Admission over HTTP: which code, which headers, whose turn."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.admission.fair import Waiting
+from serving.admission.gate import Gate, Policy
+from serving.admission.redis import Shared
+from serving.admission.store import Memory
+from serving.admission.turns import Turns
+from serving.cluster.tenants import Tenants
+from serving.core import Generation, Limits, Size
+from serving.engine.fake import count_tokens
+from serving.errors import Overloaded
+from serving.settings import Settings
+from serving.tenancy import accounts
+from tests.tenancy.conftest import ACCOUNT, TOKEN, Service, bearer, path, serving
+
+
+def size(generation: Generation) -> Size:
+    return Size(count_tokens(generation), len(generation.images), 1000 * len(generation.images))
+
+
+@pytest.fixture
+def tenants(tmp_path: Path) -> Any:
+    opened = Tenants(Settings(state_dir=tmp_path / "state", account_id=ACCOUNT, api_token=TOKEN))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def service(tenants: Tenants, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+    policy = Policy(**{"slots": 4, "queue_tokens": 1000, "patience": 1.0} | _asked(request))
+    gate = Gate(policy, Memory(tenants._used_before()), size, tenants._price)
+    async with serving(tenants, admission=gate) as made:
+        yield made
+
+
+def _asked(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return getattr(request, "param", {})
+
+
+def limit(
+    service: Service, account: str = ACCOUNT, token: str | None = None, **limits: int
+) -> None:
+    with service.tenants.tenancy.database.begin() as connection:
+        accounts.set_limits(connection, "test", account, token, Limits(**limits))
+
+
+def said(response: httpx.Response) -> tuple[int, int]:
+    return response.status_code, response.json()["errors"][0]["code"]
+
+
+async def test_requests_per_minute(service: Service) -> None:
+    limit(service, requests_per_minute=3)
+    answers = [await service.run() for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+    assert said(answers[3]) == (429, 3021)
+    assert 1 <= int(answers[3].headers["retry-after"]) <= 20
+    left = [answer.headers["x-ratelimit-remaining-requests"] for answer in answers]
+    assert left == ["2", "1", "0", "0", "0"]
+    assert answers[0].headers["x-ratelimit-limit-requests"] == "3"
+    assert answers[0].headers["x-ratelimit-reset-requests"].endswith("s")
+    assert len(service.engine.started) == 3
+
+
+async def test_a_token_has_limits_of_its_own(service: Service) -> None:
+    token, value = service.token(ACCOUNT)
+    limit(service, token=token.id, requests_per_minute=1)
+    assert (await service.run(value)).status_code == 200
+    assert said(await service.run(value)) == (429, 3021)
+    assert (await service.run()).status_code == 200
+
+
+async def test_tokens_per_minute_are_settled_by_what_was_used(service: Service) -> None:
+    """The first reserves all there is and uses 4; then 32 of output are expected, and 4 used."""
+    limit(service, tokens_per_minute=40)
+    codes = [(await service.run(max_tokens=90)).status_code for _ in range(3)]
+    assert codes == [200, 200, 429]
+
+
+async def test_tokens_of_a_day(service: Service) -> None:
+    limit(service, tokens_per_day=10)
+    assert (await service.run(max_tokens=4)).status_code == 200
+    assert (await service.run(max_tokens=4)).status_code == 200
+    refused = await service.run(max_tokens=4)
+    assert said(refused) == (429, 3036)
+    assert 0 < int(refused.headers["retry-after"]) <= 86400
+
+
+async def test_dollars_of_a_month(service: Service) -> None:
+    """Two requests of 4 tokens at 240000 picodollars fit, a third does not."""
+    limit(service, picodollars_per_month=2 * 4 * 240_000)
+    codes = [(await service.run(max_tokens=2)).status_code for _ in range(3)]
+    assert codes == [200, 200, 429]
+
+
+async def test_a_restart_forgets_no_quota(service: Service) -> None:
+    limit(service, tokens_per_day=10)
+    assert (await service.run(max_tokens=4)).status_code == 200
+    service.tenants._ledger._ship()
+    again = Gate(Policy(4), Memory(service.tenants._used_before()), size, service.tenants._price)
+    async with serving(service.tenants, admission=again) as restarted:
+        assert (await restarted.run(max_tokens=4)).status_code == 200
+        assert said(await restarted.run(max_tokens=4)) == (429, 3036)
+
+
+async def test_so_many_at_a_time(service: Service) -> None:
+    limit(service, concurrent_requests=1)
+    service.engine.faults.first_token_delay = 0.3
+    first, second = await asyncio.gather(service.run(), service.run())
+    assert sorted((first.status_code, second.status_code)) == [200, 429]
+    assert (await service.run()).status_code == 200
+
+
+async def test_context_and_images(service: Service) -> None:
+    limit(service, max_context=50, max_images=0)
+    assert said(await service.run(max_tokens=49)) == (413, 5021)
+    assert said(await service.run(max_tokens=5, image="iVBORw0KGgo=")) == (400, 8006)
+    assert (await service.run(max_tokens=48)).status_code == 200
+
+
+@pytest.mark.parametrize("service", [{"slots": 2}], indirect=True)
+async def test_the_engine_never_has_more_than_its_slots(service: Service) -> None:
+    service.engine.faults.first_token_delay = 0.05
+    running = []
+
+    async def watch() -> None:
+        while True:
+            done = len(service.engine.finished)
+            running.append(len(service.engine.started) - done)
+            await asyncio.sleep(0.005)
+
+    watching = asyncio.create_task(watch())
+    answers = await asyncio.gather(*(service.run(max_tokens=2) for _ in range(12)))
+    watching.cancel()
+    assert [answer.status_code for answer in answers] == [200] * 12
+    assert max(running) == 2
+
+
+@pytest.mark.parametrize("service", [{"slots": 1, "patience": 0.2}], indirect=True)
+async def test_whoever_waits_too_long_is_told_to_come_back(service: Service) -> None:
+    service.engine.faults.first_token_delay = 0.6
+    first, second = await asyncio.gather(service.run(), service.run())
+    refused = first if first.status_code == 429 else second
+    assert said(refused) == (429, 3040)
+    assert int(refused.headers["retry-after"]) >= 1
+    assert (await service.run()).status_code == 200
+
+
+@pytest.mark.parametrize("service", [{"slots": 1, "patience": 9.0}], indirect=True)
+async def test_whoever_leaves_the_queue_makes_room(service: Service) -> None:
+    service.engine.faults.first_token_delay = 0.4
+    first = asyncio.create_task(service.run())
+    await asyncio.sleep(0.1)
+    with pytest.raises(httpx.ReadTimeout):
+        async with service.client() as client:
+            await client.post(path(), json={"prompt": "gone"}, timeout=0.1)
+    assert (await first).status_code == 200
+    assert (await service.run()).status_code == 200
+    assert len(service.engine.started) == 2
+
+
+@pytest.mark.parametrize(
+    "service", [{"slots": 1, "patience": 9.0, "queue_tokens": 60}], indirect=True
+)
+async def test_a_full_queue_drops_the_loud_and_not_the_quiet(service: Service) -> None:
+    service.engine.faults.first_token_delay = 0.1
+    quiet = service.account()
+    _, value = service.token(quiet)
+    loud = [asyncio.create_task(service.run(max_tokens=8)) for _ in range(12)]
+    await asyncio.sleep(0.15)
+    assert (await service.run(value, quiet, max_tokens=8)).status_code == 200
+    codes = Counter([(await task).status_code for task in loud])
+    assert codes[429] >= 5
+    assert codes[200] >= 5
+
+
+@pytest.mark.parametrize(
+    "service", [{"slots": 2, "patience": 30.0, "queue_tokens": 10**6}], indirect=True
+)
+async def test_a_burst_delays_nobody_else(service: Service) -> None:
+    """The other tenant's request is next, not the two hundredth."""
+    service.engine.faults.first_token_delay = 0.02
+    quiet = service.account()
+    _, value = service.token(quiet)
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{service.port}",
+        headers=bearer(TOKEN),
+        timeout=60,
+        limits=httpx.Limits(max_connections=None),
+    ) as client:
+        body = {"prompt": "one", "max_tokens": 2}
+        burst = [asyncio.create_task(client.post(path(), json=body)) for _ in range(200)]
+        while len(service.engine.started) < 20:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        before = len(service.engine.started)
+        assert (await service.run(value, quiet, max_tokens=2)).status_code == 200
+        assert len(service.engine.started) - before < 20
+        await asyncio.gather(*burst)
+
+
+async def test_some_places_are_kept_for_who_has_less_than_a_share() -> None:
+    """Not for the tenant that fills the engine, nor for more than the share of another."""
+    turns = Turns(slots=4, tokens=10**6, pixels=1, patience=9, kept=1)
+    loud = [Waiting("loud", 1) for _ in range(6)]
+    taking = [asyncio.create_task(turns.take(item)) for item in loud]
+    await asyncio.sleep(0)
+    assert turns.waiting == 3
+    async with asyncio.timeout(1):
+        await turns.take(Waiting("quiet", 1))
+    second = asyncio.create_task(turns.take(Waiting("quiet", 1)))
+    await asyncio.sleep(0)
+    assert turns.waiting == 4
+    turns.give(loud[0], 1)
+    await asyncio.wait_for(second, 1)
+    assert not taking[3].done()
+    for task in taking:
+        task.cancel()
+
+
+async def test_many_who_leave_at_once_take_no_turn_with_them() -> None:
+    """Those with a turn, those waiting, and those whose turn comes while they leave."""
+    turns, generator = Turns(slots=4, tokens=10**6, pixels=1, patience=9), random.Random(3)
+
+    async def use() -> None:
+        item = Waiting("a", 1)
+        await turns.take(item)
+        try:
+            await asyncio.sleep(generator.random() / 100)
+        finally:
+            turns.give(item, 1)
+
+    for _ in range(30):
+        tasks = [asyncio.create_task(use()) for _ in range(40)]
+        await asyncio.sleep(generator.random() / 100)
+        for task in generator.sample(tasks, 30):
+            task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(each) for each in found} <= {type(None), asyncio.CancelledError}
+        assert (turns.waiting, turns._running, turns._turns) == (0, {}, {})
+
+
+@pytest.mark.parametrize("opens", [True, False])
+async def test_without_redis_limits_fail_as_set(tenants: Tenants, redis: Any, opens: bool) -> None:
+    gate = Gate(Policy(4, fails_open=opens), Shared(redis.url), size, tenants._price)
+    async with serving(tenants, admission=gate) as service:
+        limit(service, requests_per_minute=2)
+        assert (await service.run()).status_code == 200
+        redis.stop()
+        try:
+            answers = [await service.run() for _ in range(3)]
+        finally:
+            redis.start()
+        codes = [answer.status_code for answer in answers]
+        assert codes == ([200, 200, 429] if opens else [503, 503, 503])
+        if not opens:
+            assert said(answers[0]) == (503, 3050)
+            assert int(answers[0].headers["retry-after"]) >= 1
+
+
+async def test_retry_after_is_computed_from_the_speed() -> None:
+    turns = Turns(slots=1, tokens=10**6, pixels=1, patience=9)
+    for _ in range(30):
+        item = Waiting("a", 100)
+        await turns.take(item)
+        await asyncio.sleep(0.01)
+        turns.give(item, 100)  # some 10 000 a second
+    await turns.take(Waiting("a", 100))
+    waiting = [asyncio.create_task(turns.take(Waiting("a", 40_000))) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as caught:
+        await turns.take(Waiting("a", 1), may_wait=False)
+    assert 5 < caught.value.retry_after < 14
+    for task in waiting:
+        task.cancel()

@@ -1,0 +1,149 @@
+"""Limits in memory and in Redis: the same decisions, all or nothing, and no overshoot."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from serving.admission.charges import Lease, Quota, Rate, Refusal
+from serving.admission.redis import Shared
+from serving.admission.store import Memory, Store
+from serving.errors import StoreDown
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        yield Memory()
+    else:
+        shared = Shared(request.getfixturevalue("redis").url)
+        yield shared
+        await shared.close()
+
+
+@pytest.fixture
+def key() -> str:
+    return uuid4().hex
+
+
+async def settled(store: Store) -> None:
+    if isinstance(store, Shared):
+        assert store._settling is not None
+        await store._settling
+
+
+async def test_a_rate_allows_its_limit_at_once_and_then_one_an_interval(
+    store: Store, key: str
+) -> None:
+    rate = Rate(key, "r", limit=10, cost=1, period=1.0)
+    for _ in range(10):
+        assert not isinstance(await store.reserve("x", [rate]), Refusal)
+    refused = await store.reserve("x", [rate])
+    assert isinstance(refused, Refusal)
+    assert 0 < refused.wait <= 0.1
+    await asyncio.sleep(refused.wait)
+    assert not isinstance(await store.reserve("x", [rate]), Refusal)
+    assert isinstance(await store.reserve("x", [rate]), Refusal)
+
+
+async def test_settling_a_rate_gives_back_and_takes_more(store: Store, key: str) -> None:
+    rate = Rate(key, "tokens", limit=100, cost=80, counts_tokens=True)
+    await store.reserve("x", [rate])
+    assert isinstance(await store.reserve("x", [rate]), Refusal)
+    store.settle("x", [(rate, -80)])
+    await settled(store)
+    await store.reserve("x", [rate])
+    store.settle("x", [(rate, +100)])
+    await settled(store)
+    refused = await store.reserve("x", [Rate(key, "tokens", 100, 1)])
+    assert isinstance(refused, Refusal)
+    assert 47 < refused.wait < 50  # 81 too many at 100 a minute
+
+
+async def test_a_request_larger_than_the_rate_passes_when_it_is_alone(
+    store: Store, key: str
+) -> None:
+    large = Rate(key, "tokens", limit=100, cost=1000, counts_tokens=True)
+    assert not isinstance(await store.reserve("x", [large]), Refusal)
+    assert isinstance(await store.reserve("x", [large]), Refusal)
+
+
+async def test_a_quota_is_used_up_until_its_end(store: Store, key: str) -> None:
+    quota = Quota(key, "tokens per day", 100, 60, time.time() + 50)
+    assert not isinstance(await store.reserve("x", [quota]), Refusal)
+    refused = await store.reserve("y", [quota])
+    assert isinstance(refused, Refusal)
+    assert 45 < refused.wait <= 50
+    store.settle("x", [(quota, -30)])
+    await settled(store)
+    assert not isinstance(await store.reserve("y", [quota]), Refusal)
+
+
+async def test_large_sums_of_money_are_exact(store: Store, key: str) -> None:
+    """Beyond 2^53."""
+    first = Quota(key, "dollars", 10**18, 9 * 10**15 + 1, time.time() + 50, counts_tokens=False)
+    for _ in range(3):
+        await store.reserve("x", [first])
+    if isinstance(store, Shared):
+        assert await store._redis.get(f"llama-vision-serving:{key}") == str(27 * 10**15 + 3)
+    else:
+        assert isinstance(store, Memory)
+        assert store._used[key] == 27 * 10**15 + 3
+
+
+async def test_so_many_at_a_time(store: Store, key: str) -> None:
+    lease = Lease(key, "concurrent", 2)
+    assert not isinstance(await store.reserve("a", [lease]), Refusal)
+    assert not isinstance(await store.reserve("b", [lease]), Refusal)
+    assert isinstance(await store.reserve("c", [lease]), Refusal)
+    store.settle("a", [(lease, 0)])
+    await settled(store)
+    assert not isinstance(await store.reserve("c", [lease]), Refusal)
+
+
+async def test_all_or_nothing(store: Store, key: str) -> None:
+    """What the last charge refuses, the first has not taken."""
+    rate = Rate(key, "r", limit=1, cost=1)
+    nothing = Quota(key + "q", "q", limit=0, cost=1, ends=time.time() + 9)
+    assert isinstance(await store.reserve("x", [rate, nothing]), Refusal)
+    assert not isinstance(await store.reserve("x", [rate]), Refusal)
+
+
+async def test_no_overshoot_from_several_replicas(redis: Any, key: str) -> None:
+    """Two clients of one Redis, at the same moments: exactly the limit passes."""
+    replicas = [Shared(redis.url), Shared(redis.url)]
+    quota = Quota(key, "tokens per day", 1000, 10, time.time() + 60)
+    answers = await asyncio.gather(*(replicas[i % 2].reserve(f"r{i}", [quota]) for i in range(150)))
+    assert sum(not isinstance(answer, Refusal) for answer in answers) == 100
+    for replica in replicas:
+        await replica.close()
+
+
+async def test_redis_going_away_and_coming_back(redis: Any, key: str) -> None:
+    shared = Shared(redis.url)
+    rate = Rate(key, "r", limit=10, cost=1)
+    await shared.reserve("x", [rate])
+    redis.stop()
+    try:
+        for _ in range(20):
+            began = time.monotonic()
+            with pytest.raises(StoreDown):
+                await shared.reserve("x", [rate])
+            assert time.monotonic() - began < 2
+        shared.settle("x", [(rate, -1)])
+        await settled(shared)
+    finally:
+        redis.start()
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                await shared.reserve("x", [rate])
+                break
+            except StoreDown:
+                await asyncio.sleep(0.1)
+    await shared.close()

@@ -1,0 +1,137 @@
+"""The admin API: what it does, who may, and what it leaves in the audit."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.tenancy import accounts
+from tests.tenancy.conftest import ACCOUNT, Service
+
+ACCOUNTS = "/admin/v1/accounts"
+
+
+def operator(service: Service, account: str = ACCOUNT, role: str = "admin") -> httpx.AsyncClient:
+    _, value = service.token(account, role=role, scopes=["ai", "admin"])
+    return service.client(value)
+
+
+def result(response: httpx.Response) -> Any:
+    assert response.status_code == 200, response.text
+    return response.json()["result"]
+
+
+def said(response: httpx.Response) -> tuple[int, int]:
+    return response.status_code, response.json()["errors"][0]["code"]
+
+
+async def test_a_tenant_from_beginning_to_end(service: Service) -> None:
+    async with operator(service) as client:
+        account = result(await client.post(ACCOUNTS, json={"name": "team"}))["id"]
+        url = f"{ACCOUNTS}/{account}"
+        token = result(await client.post(f"{url}/tokens", json={"name": "app"}))
+        assert (await service.run(token["value"], account)).status_code == 200
+        (listed,) = result(await client.get(f"{url}/tokens"))
+        assert "value" not in listed
+        limits = {"requests_per_minute": 10, "usd_per_day": "2.50"}
+        result(await client.put(f"{url}/limits", json=limits))
+        assert result(await client.get(f"{url}/limits"))["requests_per_minute"] == 10
+        result(await client.delete(f"{url}/tokens/{token['id']}"))
+        result(await client.patch(url, json={"disabled": True}))
+        assert result(await client.get(url))["disabled_at"] is not None
+        actions = [row["action"] for row in result(await client.get("/admin/v1/audit"))]
+        assert actions[:5] == [
+            "account.disable",
+            "token.revoke",
+            "limits.set",
+            "token.create",
+            "account.create",
+        ]
+
+
+async def test_the_audit_says_who(service: Service) -> None:
+    token, value = service.token(ACCOUNT, role="admin", scopes=["admin"])
+    async with service.client(value) as client:
+        result(await client.post(ACCOUNTS, json={"name": "team"}))
+        row = result(await client.get("/admin/v1/audit", params={"limit": 1}))[0]
+    assert (row["actor"], row["detail"]["name"]) == (token.id, "team")
+
+
+async def test_a_member_administers_the_own_account_only(service: Service) -> None:
+    """And cannot make an admin of themselves, nor more room."""
+    mine, theirs = service.account(), service.account()
+    async with operator(service, mine, "member") as client:
+        own = f"{ACCOUNTS}/{mine}"
+        assert result(await client.post(f"{own}/tokens", json={"name": "app"}))
+        assert said(await client.post(f"{own}/tokens", json={"name": "x", "role": "admin"})) == (
+            403,
+            9109,
+        )
+        assert said(await client.put(f"{own}/limits", json={})) == (403, 9109)
+        assert said(await client.patch(own, json={"disabled": False})) == (403, 9109)
+        for url in (ACCOUNTS, f"{ACCOUNTS}/{theirs}", "/admin/v1/usage", "/admin/v1/audit"):
+            assert said(await client.get(url)) == (403, 9109)
+
+
+async def test_nobody_finds_what_is_anothers(service: Service) -> None:
+    """Every route with every other tenant's ids: 403 or 404, and nothing changes."""
+    mine, theirs = service.account(), service.account()
+    token, _ = service.token(theirs)
+    own, _ = service.token(mine)
+    routes = [
+        ("GET", "", None),
+        ("PATCH", "", {"disabled": True}),
+        ("GET", "/tokens", None),
+        ("POST", "/tokens", {"name": "x"}),
+        ("DELETE", f"/tokens/{token.id}", None),
+        ("GET", "/limits", None),
+        ("PUT", "/limits", {}),
+        ("GET", f"/tokens/{token.id}/limits", None),
+        ("PUT", f"/tokens/{token.id}/limits", {}),
+        ("GET", "/usage", None),
+        ("GET", "/invoices/2026-11", None),
+    ]
+    async with operator(service, mine, "member") as client:
+        for method, rest, body in routes:
+            response = await client.request(method, f"{ACCOUNTS}/{theirs}{rest}", json=body)
+            assert response.status_code in (403, 404), (method, rest)
+        # Another's token under the own account is not there.
+        response = await client.delete(f"{ACCOUNTS}/{mine}/tokens/{token.id}")
+        assert said(response) == (404, 7003)
+    async with operator(service) as client:
+        response = await client.delete(f"{ACCOUNTS}/{mine}/tokens/{token.id}")
+        assert said(response) == (404, 7003)
+        response = await client.get(f"{ACCOUNTS}/{theirs}/tokens/{own.id}/limits")
+        assert said(response) == (404, 7003)
+    with service.tenants.tenancy.database.begin() as connection:
+        assert accounts.find(connection, theirs).disabled_at is None
+        assert [each.revoked_at for each in accounts.tokens_of(connection, theirs)] == [None]
+
+
+async def test_bad_input_is_told(service: Service) -> None:
+    async with operator(service) as client:
+        for body in ({}, {"name": ""}, {"name": "x", "id": "short"}, {"name": "x", "colour": 1}):
+            assert said(await client.post(ACCOUNTS, json=body)) == (400, 5006)
+        again = {"name": "again", "id": ACCOUNT}
+        assert said(await client.post(ACCOUNTS, json=again)) == (400, 5006)
+        assert said(await client.put(f"{ACCOUNTS}/{ACCOUNT}/limits", json={"weight": 0})) == (
+            400,
+            5006,
+        )
+        usage = f"{ACCOUNTS}/{ACCOUNT}/usage"
+        assert said(await client.get(usage, params={"from": "yesterday"})) == (400, 5006)
+        assert said(await client.get("/admin/v1/nothing")) == (404, 7003)
+
+
+@pytest.mark.parametrize("name", ["usage", "invoices/2026-11"])
+async def test_what_was_used_is_shown(service: Service, name: str) -> None:
+    await service.run()
+    service.tenants._ledger._ship()
+    async with operator(service) as client:
+        found = result(await client.get(f"{ACCOUNTS}/{ACCOUNT}/{name}"))
+        if name == "usage":
+            assert found[0]["completion_tokens"] == 2
+            csv = await client.get(f"{ACCOUNTS}/{ACCOUNT}/usage", params={"format": "csv"})
+            assert csv.text.startswith("requests,")
+        else:
+            assert found["month"] == "2026-11"
