@@ -1,0 +1,194 @@
+"""The command against the mock: what it measures is what the mock knows to be true."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from loadtest.core import Failure
+from loadtest.outcome import conduct, exit_code
+from loadtest.records import read
+from tests.loadtest.conftest import Command, mocked, read_json
+
+
+@pytest.mark.parametrize("api", ["openai", "workers-ai"])
+async def test_the_fixed_interface(api: str, loadtest: Command, tmp_path: Path) -> None:
+    async with mocked() as server:
+        target = server.target(api)
+        flags = f"--api {api} --account a --token t --model m --concurrency 4 --duration 1.5"
+        done = await loadtest(
+            *("run", "--url", target["url"], *flags.split(), "--max-tokens", "8"),
+            *("--image", "32x16", "--json", "out.json", "--records", "out.jsonl"),
+            *("--calibration", "0"),
+        )
+        truth = server.mock.truth
+    assert done.status == 0, done.out + done.err
+    summary, records = read_json(tmp_path / "out.json"), list(read(tmp_path / "out.jsonl"))
+    assert summary["requests"] == len(records) == truth.requests > 40
+    assert summary["errors"] == 0
+    assert summary["output_tokens"] == truth.tokens == 8 * truth.requests
+    assert summary["verdict"] == "VALID", summary["reasons"]
+    assert summary["offered"] == pytest.approx(summary["achieved"], rel=0.05)
+    for name in ("ttft_ms", "itl_ms", "e2e_ms"):
+        assert set(summary[name]) >= {"p50", "p90", "p95", "p99", "mean"}
+    assert summary["ttft_ms"]["p50"] == pytest.approx(1e3 * truth.ttft.quantile(0.5), abs=5)
+    assert summary["itl_ms"]["p50"] == pytest.approx(1e3 * truth.itl.quantile(0.5), abs=2)
+    assert "t" not in json.dumps(summary["scenario"]["target"].get("token", ""))[1:-1].strip("*")
+
+
+async def test_answers_in_one_piece_have_no_first_token(loadtest: Command, tmp_path: Path) -> None:
+    async with mocked() as server:
+        done = await loadtest(
+            *("run", "--url", server.target()["url"], "--api", "openai", "--no-stream"),
+            *("--requests", "12", "--concurrency", "3", "--duration", "20", "--max-tokens", "5"),
+            *("--json", "out.json", "--calibration", "0"),
+        )
+    assert done.status == 0, done.out + done.err
+    summary = read_json(tmp_path / "out.json")
+    assert (summary["requests"], summary["output_tokens"]) == (12, 60)
+    assert summary["ttft_ms"]["p50"] is None
+    assert summary["e2e_ms"]["p50"] > 20
+
+
+async def test_an_open_loop_sends_its_schedule_whatever_the_server_does() -> None:
+    async with mocked(ttft=0.4, capacity=2) as server:
+        load = {"rate": "40", "arrivals": "constant"}
+        summary, _ = await conduct(server.scenario(load=load, duration=2), calibration=0)
+    assert summary["requests"] == 80
+    assert summary["offered"] == summary["achieved"] == pytest.approx(40)
+    # Two at a time every 0.43 s: whoever comes last waits for many, and that counts.
+    assert summary["ttft_ms"]["max"] > 5000
+    assert summary["steady"]["drift"] > 4 or not summary["steady"]["found"]
+    assert summary["verdict"] == "SUSPECT"
+
+
+async def test_httpx_measures_the_same() -> None:
+    async with mocked() as server:
+        scenario = server.scenario(
+            load={"concurrency": 2}, duration=1, target={"transport": "httpx"}
+        )
+        summary, _ = await conduct(scenario, calibration=0)
+        truth = server.mock.truth
+    assert summary["requests"] == truth.requests > 20
+    assert summary["ttft_ms"]["p50"] == pytest.approx(1e3 * truth.ttft.quantile(0.5), abs=10)
+
+
+@pytest.mark.parametrize("transport", ["raw", "httpx"])
+@pytest.mark.parametrize(
+    ("fault", "expected", "code"),
+    [
+        ("http_500", "http_500", 3043),
+        ("http_429", "http_429", 3040),
+        ("http_429_without_retry_after", "http_429_without_retry_after", 3040),
+        ("error_in_200", Failure.IN_200, 3043),
+        ("truncated", Failure.TRUNCATED, None),
+        ("empty", Failure.EMPTY, None),
+        ("timeout", Failure.TIMEOUT, None),
+    ],
+)
+async def test_every_failure_is_told_apart(
+    fault: str, expected: str, code: int | None, transport: str
+) -> None:
+    async with mocked(faults=((fault, 0.5),)) as server:
+        scenario = server.scenario(
+            "workers-ai",
+            load={"concurrency": 4},
+            requests=24,
+            duration=20,
+            target={"timeout": 0.3, "transport": transport},
+        )
+        summary, measured = await conduct(scenario, calibration=0)
+        injected = server.mock.truth.faults[fault]
+    assert summary["requests"] == 24
+    assert summary["errors_by_kind"] == {expected: injected}
+    assert summary["errors_by_code"] == ({str(code): injected} if code else {})
+    assert summary["ttft_ms"]["count"] == 24 - injected  # failures have no latency
+    assert measured.unfinished == 0
+
+
+async def test_nobody_listening_is_an_invalid_run(loadtest: Command) -> None:
+    done = await loadtest(
+        *("run", "--url", "http://127.0.0.1:9/v1", "--api", "openai", "--model", "m"),
+        *("--concurrency", "2", "--duration", "1", "--calibration", "0"),
+    )
+    assert done.status == 3
+    assert "no request was answered (connect)" in done.out
+
+
+async def test_speaking_tls_to_a_plain_server_is_a_tls_error() -> None:
+    async with mocked() as server:
+        target = {"url": f"https://127.0.0.1:{server.port}/v1", "timeout": 2}
+        scenario = server.scenario(load={"concurrency": 1}, requests=2, duration=5, target=target)
+        summary, _ = await conduct(scenario, calibration=0)
+    assert summary["errors_by_kind"] == {"tls": 2}
+
+
+async def test_the_limit_in_flight_makes_a_run_invalid() -> None:
+    async with mocked(ttft=1.0) as server:
+        load = {"rate": "50", "arrivals": "constant", "limit": 10}
+        summary, _ = await conduct(server.scenario(load=load, duration=1), calibration=0)
+    assert summary["errors_by_kind"] == {"overflow": 40}
+    assert exit_code(summary) == 3
+
+
+async def test_a_missed_objective_is_status_1(loadtest: Command) -> None:
+    async with mocked() as server:
+        flags = ("--concurrency", "2", "--duration", "1", "--calibration", "0", "--api", "openai")
+        url = server.target()["url"]
+        missed = await loadtest("run", "--url", url, *flags, "--slo", "ttft p95 < 1ms")
+        met = await loadtest("run", "--url", url, *flags, "--slo", "ttft p95 < 5s, errors < 1%")
+    assert missed.status == 1
+    assert "MISSED  ttft p95 < 1ms" in missed.out
+    assert met.status == 0, met.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--concurrency 1 --duration 1", "--url"),
+        ("--url ftp://x --concurrency 1 --duration 1 --api openai", "not an http or https URL"),
+        ("--url http://x/v1 --duration 1 --api openai", "exactly one of"),
+        ("--url http://x/v1 --concurrency 1 --rate 2 --duration 1", "exactly one of"),
+        ("--url http://x/v1 --concurrency 1 --api openai", "duration"),
+        ("--url http://x/v1 --concurrency 1 --duration 1", "needs an account"),
+        ("--url http://x/v1 --rate fast --duration 1 --api openai", "load.rate"),
+        ("--url http://x/v1 --rate 1 --duration 1 --api grpc", "target.api"),
+        ("--url http://x/v1 --rate 1 --duration 1 --image big", "not a size"),
+        ("--url http://x/v1 --rate 1 --duration 1 --slo quick", "not an objective"),
+        ("--url http://x/v1 --rate 1 --duration 1 --nonsense", "No such option"),
+    ],
+)
+async def test_usage_errors_are_status_2(arguments: str, said: str, loadtest: Command) -> None:
+    done = await loadtest("run", *arguments.split(" "))
+    assert done.status == 2
+    assert said in done.err
+
+
+async def test_the_instrument_states_its_own_error() -> None:
+    async with mocked() as server:
+        scenario = server.scenario(load={"concurrency": 8}, duration=1)
+        summary, _ = await conduct(scenario, calibration=0.7)
+    instrument = summary["instrument"]
+    assert instrument["calibration"]["requests"] > 8
+    assert instrument["calibration"]["errors"] == 0
+    assert 0 < instrument["calibration"]["ttft_error_ms"]["p50"] < 10
+    assert instrument["event_loop_lag_ms"]["count"] > 10
+    assert 0 < instrument["stamp_to_parse_ms"]["p50"] < 1
+    assert instrument["connections_opened"] == 8
+    assert instrument["cpu_seconds"] > 0
+
+
+async def test_an_interrupted_run_reports_what_it_has(tmp_path: Path) -> None:
+    from loadtest.runner import Controls
+
+    controls = Controls()
+    async with mocked(ttft=0.2) as server:
+        asyncio.get_running_loop().call_later(0.5, controls.stop.set)
+        scenario = server.scenario(load={"concurrency": 3}, duration=60)
+        summary, measured = await conduct(scenario, controls=controls)
+    assert measured.stopped
+    assert summary["unfinished"] == 3
+    assert summary["window_s"] < 2
