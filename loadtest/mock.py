@@ -165,6 +165,7 @@ class _Answer:
         self._tokens = int(body.get("max_tokens") or 256)
         self._prompt, self._cached = mock.prompt(body)
         self._stamps: list[float] = []
+        self._due = 0.0
 
     async def give(self) -> None:
         """Write it, or what is to go wrong instead."""
@@ -205,7 +206,6 @@ class _Answer:
     async def _frames(self, fault: str) -> None:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
         self._connection.transport.write(head + b"Transfer-Encoding: chunked\r\n\r\n")
-        self._due = self._arrived
         step = self._mock.manners.together
         for index in range(0, 0 if fault == Failure.EMPTY else self._tokens, step):
             await self._pause(index)
@@ -221,7 +221,7 @@ class _Answer:
         """Until the next frame is due; absolute, so that delays do not add up."""
         manners = self._mock.manners
         wait = (manners.itl if index else manners.ttft).draw(self._mock.rng)
-        self._due = (self._due if index else self._arrived) + wait
+        self._due = (self._due if index else time.perf_counter()) + wait
         await asyncio.sleep(self._due - time.perf_counter())
 
     def _token(self, count: int) -> None:

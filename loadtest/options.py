@@ -58,7 +58,9 @@ def scenario(file: Path | None, data: dict[str, Any]) -> Scenario:
             raise UsageError(f"no such file: {file}")
         if "url" not in data.get("target", {}):
             raise UsageError("give --url (or a scenario that has a target)")
-        return build({"load": {}, **data, **users})
+        # What a LoadShape decides has to begin with something.
+        load = {"concurrency": 1} if file else {}
+        return build({"load": load, **data, **users})
     try:
         text = file.read_text()
     except OSError as error:

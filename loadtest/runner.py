@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 
 from loadtest import arrivals
+from loadtest.actors import Actors, Classes, Replay, Tenants
 from loadtest.client import clock
-from loadtest.core import Failure, Record, UsageError
-from loadtest.desk import Desk, converse, until
+from loadtest.core import Record
+from loadtest.desk import until
 from loadtest.instrument import Measured, Meter
 from loadtest.scenario import Scenario
 from loadtest.series import Series
 from loadtest.slo import Objective, attained, parse
-from loadtest.wire import Identity, Observer, Wire, transport
-from loadtest.workload import Author
+from loadtest.traces import Arrival, read
+from loadtest.users import Crew, LoadShape
+from loadtest.wire import Observer, Wire, transport
 
 _WARM = 1024  # connections opened beforehand, at most
 _LEAD = 0.05  # seconds from being ready to the start
 _STEP = 0.001  # seconds between the starts of users: at once, they would wait for each other
 _LOOK = 0.1  # seconds between looks at what is wanted
-_BACKOFF = 0.2  # seconds a user waits after a connection failed
+_TICK = 1.0  # seconds between the questions to a shape
 _PATIENCE = 3600.0  # a bounded number of requests comes to an end before so many seconds each
 
 
@@ -81,19 +82,28 @@ class Run:
             share.index,
             share.count,
         )
-        self._desks = [
-            Desk(each, Identity.of(each, scenario.target), self._author(number))
-            for number, each in enumerate(scenario.tenants)
-        ]
+        self._trace: list[Arrival] = []
+        self._shape: LoadShape | None = None
+        self._actors = self._cast()
         self._left = share.of(scenario.requests) if scenario.requests else None
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted = 0
         self._due = 0  # requests due so far and to come, in an open loop
         self._user_seconds = 0.0
 
-    def _author(self, number: int) -> Author:
-        seed = f"{self.scenario.seed}/{number}/{self._share.index}"
-        return Author(self.scenario.tenants[number].workload(), seed, self._share.run)
+    def _cast(self) -> Actors:
+        scenario, share = self.scenario, self._share
+        place = share.run, share.index, share.count
+        if scenario.users:
+            crew = Crew.load(scenario.users)
+            self._shape = crew.shape() if crew.shape else None
+            return Classes(crew, scenario, self.wire, *place)
+        trace = scenario.load.trace
+        if trace:
+            self._trace = read(trace.file, trace.format, trace.speed)
+            self._trace = self._trace[: scenario.requests][share.index :: share.count]
+            return Replay(self._trace, scenario, self.wire, share.run)
+        return Tenants(scenario, self.wire, *place)
 
     def _count(self, record: Record) -> None:
         self.series.add(record, attained(self._objectives[record.tenant], record))
@@ -105,10 +115,9 @@ class Run:
             UsageError: a trace or a file of users cannot be read.
         """
         depth = self._depth()
-        for desk in self._desks:
-            desk.fill(depth)
+        beside = self._actors.prepare(depth)
         await self.wire.transport.warm(min(depth, _WARM))
-        refills = [asyncio.create_task(desk.keep_filled(depth)) for desk in self._desks]
+        refills = [asyncio.create_task(each) for each in beside]
         try:
             async with Meter.running() as meter:
                 await self._begin()
@@ -139,9 +148,7 @@ class Run:
 
     async def _drive(self) -> None:
         """Make load until the time is over, it is all done, or somebody stops it."""
-        driver = asyncio.create_task(
-            self._closed() if self.scenario.load.concurrency else self._open()
-        )
+        driver = asyncio.create_task(self._driver())
         stop = asyncio.create_task(self.controls.stop.wait())
         left = None if self.scenario.duration is None else self._deadline - clock()
         try:
@@ -185,58 +192,65 @@ class Run:
         return len(self._tasks) if not self._exhausted() else self._wanted
 
     async def _user(self, number: int, begin: float) -> None:
-        """Hold dialogues one after the other, until there are too many users or no time."""
-        desk, due = self._desks[self._seat(number)], begin
-        await until(due)
-        while number < self._wanted and due < self._deadline and not self._exhausted():
+        """A user, until there are too many or no time; and how long they were there."""
+
+        def more(due: float) -> bool:
+            if number >= self._wanted or due >= self._deadline or self._exhausted():
+                return False
             self._left = None if self._left is None else self._left - 1
-            record = await converse(self.wire, desk, desk.take(), due, lambda: self._deadline)
-            due = self.wire.began + record.end
-            if record.error in (Failure.CONNECT, Failure.TLS):
-                due += _BACKOFF
-                await until(min(due, self._deadline))
+            return True
+
+        await self._actors.user(number, begin, more, lambda: self._deadline)
         self._user_seconds += max(0.0, min(clock(), self._deadline) - begin)
 
     def _exhausted(self) -> bool:
         return self._left is not None and self._left <= 0
 
-    def _seat(self, number: int) -> int:
-        """Users take the tenant that is furthest behind its share."""
-        shares = [tenant.share for tenant in self.scenario.tenants]
-        taken = [0] * len(shares)
-        for _ in range(self._share.index + number * self._share.count + 1):
-            seat = min(range(len(shares)), key=lambda i: (taken[i] + 0.5) / shares[i])
-            taken[seat] += 1
-        return seat
+    async def _driver(self) -> None:
+        """What makes load: a shape decides every second, the rest is decided."""
+        if self._shape is None:
+            await (self._closed() if self.scenario.load.concurrency else self._open(self._plan()))
+            return
+        self._shape.begin()
+        made: asyncio.Task[None] | None = None
+        users = 0.0
+        while (wanted := self._shape.tick()) is not None:
+            if isinstance(wanted, tuple):
+                users = min(float(wanted[0]), users + wanted[1] * _TICK)
+                self.controls.users = max(1, round(users))
+                made = made or asyncio.create_task(self._closed())
+            else:
+                self.controls.change(rate=str(wanted))
+                made = made or asyncio.create_task(self._open(deque()))
+            await asyncio.sleep(_TICK)
+        if made:
+            made.cancel()
 
-    async def _open(self) -> None:
+    async def _open(self, plan: deque[float]) -> None:
         """Send what is due when it is due, however many are still being answered."""
-        mix = random.Random(f"mix {self.scenario.seed} {self._share.index}")
-        weights = [tenant.share for tenant in self.scenario.tenants]
-        plan = self._plan(self.scenario.load.rate, 0.0)
-        while plan:
-            due = self.wire.began + plan.popleft()
+        while plan or self._shape:
+            due = self.wire.began + plan.popleft() if plan else self._deadline
             if await self._changed_before(due):
                 plan = self._plan(self.controls.rate, clock() - self.wire.began)
-                continue
-            (desk,) = mix.choices(self._desks, weights)
-            self._spawn(self._visit(desk, due))
+            else:
+                self._spawn(self._actors.visit(due, lambda: self._deadline))
         if self.scenario.duration is not None:
             await until(self._deadline)
 
-    def _plan(self, rate: str | None, at: float) -> deque[float]:
+    def _plan(self, rate: str | None = None, at: float = 0.0) -> deque[float]:
         """Due times from `at` on, of this worker."""
-        load, duration = self.scenario.load, self.scenario.duration or 0.0
-        if rate is None:
-            raise UsageError("an open loop needs a rate")
-        if self.scenario.duration is None:
-            duration = (self.scenario.requests or 0) * _PATIENCE
-        profile = arrivals.profile(rate, duration - at)
-        process = arrivals.process(load.arrivals)
-        times = arrivals.schedule(profile, process, duration - at, str(self.scenario.seed))
-        mine = times[: self.scenario.requests][self._share.index :: self._share.count]
-        self._due = self.wire.started + len(mine)
-        return deque(at + each for each in mine)
+        scenario, share = self.scenario, self._share
+        duration = scenario.duration or (scenario.requests or 0) * _PATIENCE
+        if self._trace:
+            times = [arrival.at for arrival in self._trace]
+        else:
+            profile = arrivals.profile(rate or scenario.load.rate or "", duration - at)
+            process = arrivals.process(scenario.load.arrivals)
+            times = arrivals.schedule(profile, process, duration - at, str(scenario.seed))
+            times = times[: scenario.requests][share.index :: share.count]
+        due = [at + each for each in times if not scenario.duration or at + each < duration]
+        self._due = self.wire.started + len(due)
+        return deque(due)
 
     async def _changed_before(self, due: float) -> bool:
         """Wait for `due`; early and true if the load is changed meanwhile."""
@@ -249,9 +263,6 @@ class Run:
         await until(due)
         return False
 
-    async def _visit(self, desk: Desk, due: float) -> None:
-        await converse(self.wire, desk, desk.take(), due, lambda: self._deadline)
-
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -260,7 +271,6 @@ class Run:
     def _measured(self, meter: Meter, window: float) -> Measured:
         traffic, wire = self.wire.transport.traffic, self.wire
         closed = self.scenario.load.concurrency is not None
-        planned = [desk.planned_hits for desk in self._desks if desk.planned_hits is not None]
         return Measured(
             series=self.series,
             open_loop=not closed,
@@ -276,7 +286,7 @@ class Run:
             busiest=meter.cpu / meter.wall if meter.wall else 0.0,
             lag=meter.lag,
             parsing=traffic.parsing,
-            planned_hits=sum(planned) / len(planned) if planned else None,
+            planned_hits=self._actors.planned_hits,
             stopped=self.controls.stop.is_set(),
         )
 
