@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from loadtest import options, outcome, text
-from loadtest.core import LoadtestError, UsageError
+from loadtest import answers, console, jobs, options, outcome, text
+from loadtest.core import RunError, UsageError
+from loadtest.distributions import Distribution
+from loadtest.expressions import seconds
+from loadtest.instrument import Measured
 from loadtest.records import Writer
-from loadtest.runner import Controls
+from loadtest.runner import Controls, Run
 from loadtest.scenario import Scenario
+from loadtest.summary import curves, timeline
+from loadtest.wire import Observer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-T = TypeVar("T")
+for command in (answers.search, answers.sweep, answers.compare, answers.report):
+    app.command()(command)
 
 
 @app.callback()
@@ -62,11 +67,26 @@ def run(
     calibration: options.Calibration = 1.0,
     json: options.Json = None,
     records: Annotated[Path | None, typer.Option(help="Write a line for each request")] = None,
+    html: options.Html = None,
+    csv: options.Csv = None,
+    junit: Annotated[Path | None, typer.Option(help="Write objectives as test cases")] = None,
+    workers: Annotated[int, typer.Option(help="Processes; with --ray, actors", min=1)] = 1,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or auto")] = None,
+    web: Annotated[int | None, typer.Option(help="Serve a page on this port")] = None,
+    headless: Annotated[bool, typer.Option("--headless", help="No live view")] = False,
 ) -> None:
     """Make load and report what was measured."""
-    load = {"concurrency": concurrency, "rate": rate, "arrivals": arrivals, "ramp": ramp}
-    load["limit"] = limit
-    with _reported():
+    load: dict[str, Any] = {
+        "concurrency": concurrency,
+        "rate": rate,
+        "arrivals": arrivals,
+        "ramp": ramp,
+        "limit": limit,
+    }
+    given = {key: value for key, value in load.items() if value is not None}
+    if concurrency or rate:  # a file's own kind of load makes room
+        given = {"concurrency": None, "rate": None, "trace": None, **given}
+    with console.reported():
         tenant = options.tenant(max_tokens, prompt_tokens, image, stream)
         scenario = options.scenario(
             file,
@@ -82,7 +102,7 @@ def run(
                     insecure=insecure,
                     metrics=metrics,
                 ),
-                "load": {key: value for key, value in load.items() if value is not None},
+                "load": given,
                 "duration": duration,
                 "requests": requests,
                 "slo": slo,
@@ -90,8 +110,9 @@ def run(
                 "tenants": [tenant] if tenant else None,
             },
         )
-        summary = _conducted(scenario, calibration, records)
-        _deliver(summary, json)
+        how = (workers, ray, web, headless)
+        summary, measured = _conducted(scenario, calibration, records, how)
+        _deliver(summary, measured, {"json": json, "html": html, "csv": csv, "junit": junit})
     raise typer.Exit(outcome.exit_code(summary))
 
 
@@ -107,12 +128,12 @@ def quick(
     """A useful answer in a minute, with nothing but a URL: 1, 4 and 16 users for 15 s each."""
     from loadtest.quick import answer
 
-    with _reported():
+    with console.reported():
         target = options.target(url=url, token=token, api=api, account=account, model=model)
-        result, lines = _loop(answer(target))
+        result, lines = console.loop(answer(target))
         print("\n".join(lines))
         if json:
-            _write(json, result)
+            console.write_json(json, result)
     raise typer.Exit(3 if result["verdict"] == "INVALID" else 0)
 
 
@@ -134,7 +155,7 @@ def mock(
     """A server without a model that knows the truth: GET /truth."""
     from loadtest.mock import Manners, start
 
-    with _reported():
+    with console.reported():
         manners = Manners(_times(ttft), _times(itl), _faults(fault or []), together, capacity, seed)
 
         async def serve() -> None:
@@ -143,11 +164,18 @@ def mock(
             await server.serve_forever()
 
         try:
-            _loop(serve())
+            console.loop(serve())
         except (KeyboardInterrupt, asyncio.CancelledError):
             raise typer.Exit(0) from None
         except OSError as error:
             raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+@app.command(hidden=True)
+def worker() -> None:
+    """One process of a run; a job on stdin."""
+    with console.reported():
+        console.loop(jobs.worker())
 
 
 @app.command()
@@ -156,37 +184,96 @@ def schema() -> None:
     print(msgspec.json.format(msgspec.json.encode(Scenario.model_json_schema())).decode())
 
 
-def _conducted(scenario: Scenario, calibration: float, records: Path | None) -> dict[str, Any]:
+def _conducted(
+    scenario: Scenario,
+    calibration: float,
+    records: Path | None,
+    how: tuple[int, str | None, int | None, bool],
+) -> tuple[dict[str, Any], Measured]:
+    """In this process, or by as many workers as are wanted."""
+    workers, cluster, port, headless = how
+    if workers > 1 or cluster:
+        many = _many(scenario, workers, cluster, records)
+        return console.loop(outcome.measure(scenario, many, calibration))
     with ExitStack() as stack:
-        observers = [stack.enter_context(Writer(records))] if records else []
-
-        async def work() -> dict[str, Any]:
-            controls = Controls()
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, controls.stop.set)
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, controls.stop.set)
-            summary, _ = await outcome.conduct(scenario, observers, controls, calibration)
-            return summary
-
-        return _loop(work())
+        observers: list[Observer] = [stack.enter_context(Writer(records))] if records else []
+        if port is not None:
+            return console.loop(_on_page(scenario, observers, calibration, port))
+        return console.loop(_alone(scenario, observers, calibration, headless))
 
 
-def _deliver(summary: dict[str, Any], json: Path | None) -> None:
-    print("\n".join(text.lines(summary)))
-    if json:
-        _write(json, summary)
+def _many(
+    scenario: Scenario, workers: int, cluster: str | None, records: Path | None
+) -> Callable[[], Awaitable[Measured]]:
+    name = outcome.new_run()
+    if cluster is None:
+        return lambda: jobs.on_processes(scenario, name, workers, records)
+    if records:
+        raise UsageError("records stay on the nodes of a cluster; leave --records out")
+    from loadtest.swarm import on_ray  # Ray is slow to import, and need not be there
+
+    count = workers if workers > 1 else None
+    return lambda: asyncio.to_thread(on_ray, scenario, name, count, cluster)
 
 
-def _write(file: Path, data: Any) -> None:
+async def _alone(
+    scenario: Scenario, observers: list[Observer], calibration: float, headless: bool
+) -> tuple[dict[str, Any], Measured]:
+    controls, drawing = Controls(), []
+    console.on_interrupt(controls.stop.set)
+
+    def watch(run: Run) -> None:
+        if not headless and sys.stderr.isatty():
+            from loadtest.live import on_terminal
+
+            drawing.append(asyncio.create_task(on_terminal(run)))
+
     try:
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=1) + b"\n")
+        return await outcome.conduct(scenario, observers, controls, calibration, watch)
+    finally:
+        for task in drawing:
+            task.cancel()
+        await asyncio.gather(*drawing, return_exceptions=True)
+
+
+async def _on_page(
+    scenario: Scenario, observers: list[Observer], calibration: float, port: int
+) -> tuple[dict[str, Any], Measured]:
+    """Runs are started and stopped on the page; Ctrl-C ends with the last one's summary."""
+    from loadtest.web import Desk, serving
+
+    desk, over = Desk(scenario, observers, calibration), asyncio.Event()
+    console.on_interrupt(over.set)
+    try:
+        async with serving(desk, port) as found:
+            console.say(f"loadtest: http://127.0.0.1:{found}")
+            await over.wait()
+            if desk.run:
+                desk.run.controls.stop.set()
+            await desk.ended()
     except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}") from error
+        raise UsageError(f"cannot listen: {error}") from error
+    if desk.last is None:
+        raise RunError("no run was started")
+    return desk.last
 
 
-def _times(text: str) -> Any:
-    from loadtest.distributions import Distribution
-    from loadtest.expressions import seconds
+def _deliver(summary: dict[str, Any], measured: Measured, files: dict[str, Path | None]) -> None:
+    """The answer on stdout, and the files that were asked for."""
+    from loadtest import report
 
+    print("\n".join(text.lines(summary)))
+    if file := files["json"]:
+        console.write_json(file, summary)
+    if file := files["csv"]:
+        report.write(file, report.csv_text(summary))
+    if file := files["junit"]:
+        report.write(file, report.junit(summary))
+    if file := files["html"]:
+        report.write(file, report.html(summary, timeline(measured), curves(measured)))
+
+
+def _times(text: str) -> Distribution:
     return Distribution.parse(text if "(" in text else seconds(text))
 
 
@@ -196,30 +283,6 @@ def _faults(texts: list[str]) -> tuple[tuple[str, float], ...]:
         return tuple((kind, float(share)) for kind, share in pairs)
     except ValueError as error:
         raise UsageError("a fault is written http_500=0.01") from error
-
-
-def _loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop where there is one."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(work)
-    result: T = uvloop.run(work)
-    return result
-
-
-class _reported:  # noqa: N801 - reads as a statement
-    """Errors of the package become one line and an exit status."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: Any
-    ) -> None:
-        if isinstance(error, LoadtestError):
-            print(f"loadtest: {error}", file=sys.stderr)
-            raise typer.Exit(2 if isinstance(error, UsageError) else 3) from error
 
 
 def main() -> None:

@@ -49,6 +49,21 @@ class Truth:
     faults: Counter[str] = field(default_factory=Counter)
     ttft: Histogram = field(default_factory=Histogram)
     itl: Histogram = field(default_factory=Histogram)
+    queue: Histogram = field(default_factory=Histogram)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+    def metrics(self) -> str:
+        """For `GET /metrics`: the few of vLLM's that a decomposition needs."""
+        times = {"time_to_first_token": self.ttft, "request_queue_time": self.queue}
+        lines = [
+            f"vllm:{name}_seconds_{part} {value}"
+            for name, each in times.items()
+            for part, value in (("sum", each.total / 1e6), ("count", each.count))
+        ]
+        lines.append(f"vllm:prefix_cache_queries_total {self.prompt_tokens}")
+        lines.append(f"vllm:prefix_cache_hits_total {self.cached_tokens}")
+        return "\n".join(lines) + "\n"
 
     def summary(self) -> dict[str, Any]:
         """For `GET /truth`."""
@@ -136,6 +151,9 @@ class _Connection(asyncio.Protocol):
         if self._path.endswith(b"/truth"):
             self._json(200, self._mock.truth.summary())
             return
+        if self._path.endswith(b"/metrics"):
+            self._write(200, "text/plain", self._mock.truth.metrics().encode())
+            return
         try:
             body = msgspec.json.decode(self._body)
         except msgspec.MsgspecError:
@@ -145,9 +163,11 @@ class _Connection(asyncio.Protocol):
         self._task = asyncio.ensure_future(answer.give())
 
     def _json(self, status: int, body: Any, headers: str = "") -> None:
-        data = _encode(body)
+        self._write(status, "application/json", _encode(body), headers)
+
+    def _write(self, status: int, kind: str, data: bytes, headers: str = "") -> None:
         head = (
-            f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{headers}"
+            f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{headers}"
             f"Content-Length: {len(data)}\r\n\r\n"
         )
         self.transport.write(head.encode() + data)
@@ -165,7 +185,7 @@ class _Answer:
         self._tokens = int(body.get("max_tokens") or 256)
         self._prompt, self._cached = mock.prompt(body)
         self._stamps: list[float] = []
-        self._due = 0.0
+        self._due = self._queued = 0.0
 
     async def give(self) -> None:
         """Write it, or what is to go wrong instead."""
@@ -179,6 +199,7 @@ class _Answer:
             self._connection.transport.abort()
         else:
             async with self._mock.gate:
+                self._queued = time.perf_counter() - self._arrived
                 await (self._frames(fault) if self._stream else self._whole(fault))
 
     def _refuse(self, fault: str) -> None:
@@ -270,6 +291,9 @@ class _Answer:
         truth, stamps = self._mock.truth, self._stamps
         truth.requests += 1
         truth.tokens += self._tokens
+        truth.prompt_tokens += self._prompt
+        truth.cached_tokens += self._cached
+        truth.queue.add(self._queued)
         if stamps:
             truth.ttft.add(stamps[0] - self._arrived)
             truth.itl.extend([round((b - a) * 1e6) for a, b in pairwise(stamps)])

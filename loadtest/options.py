@@ -28,6 +28,8 @@ Transport = Annotated[str | None, typer.Option(help="raw or httpx")]
 Insecure = Annotated[bool | None, typer.Option("--insecure", help="Do not verify certificates")]
 Metrics = Annotated[str | None, typer.Option(help="URL of the server's Prometheus metrics")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the summary here")]
+Html = Annotated[Path | None, typer.Option(help="Write a page with plots")]
+Csv = Annotated[Path | None, typer.Option(help="Write every figure as name,value")]
 Calibration = Annotated[float, typer.Option(help="Seconds of self-calibration; 0 for none", min=0)]
 
 

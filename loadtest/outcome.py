@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,11 +27,39 @@ async def conduct(
     observers: Sequence[Observer] = (),
     controls: Controls | None = None,
     calibration: float = 1.0,
+    watch: Callable[[Run], None] | None = None,
 ) -> tuple[dict[str, Any], Measured]:
-    """Run in this process; `calibration` are its seconds, 0 for none."""
-    run = Run(scenario, Share(new_run()), list(observers), controls)
-    measured = await run.execute()
-    return await conclude(scenario, measured, calibration), measured
+    """Run in this process; `calibration` are its seconds, 0 for none. `watch` is shown the run."""
+
+    async def run() -> Measured:
+        one = Run(scenario, Share(new_run()), list(observers), controls)
+        if watch:
+            watch(one)
+        return await one.execute()
+
+    return await measure(scenario, run, calibration)
+
+
+async def measure(
+    scenario: Scenario, run: Callable[[], Awaitable[Measured]], calibration: float
+) -> tuple[dict[str, Any], Measured]:
+    """A run, however it is done, between two looks at the server's metrics.
+
+    Raises:
+        UsageError: the metrics cannot be read.
+    """
+    url = scenario.target.metrics
+    if url is None:
+        measured = await run()
+        return await conclude(scenario, measured, calibration), measured
+    from loadtest.scrape import scrape, split  # httpx is slow to import
+
+    before = await scrape(url)
+    measured = await run()
+    after = await scrape(url)
+    summary = await conclude(scenario, measured, calibration)
+    ttft = summary["service_ttft_ms"]["mean"]
+    return {**summary, "server": split(before, after, ttft)}, measured
 
 
 async def conclude(scenario: Scenario, measured: Measured, calibration: float) -> dict[str, Any]:
@@ -94,7 +122,8 @@ def _checked(each: Objective, summary: dict[str, Any], tenant: str | None) -> di
 def _instrument(
     scenario: Scenario, measured: Measured, calibration: dict[str, Any] | None
 ) -> dict[str, Any]:
-    tokens = total(measured.series.timeline()).output_tokens
+    whole = total(measured.series.timeline())
+    tokens, opened = whole.output_tokens, whole.connect.count
     return {
         "event_loop": loop_name(),
         "transport": scenario.target.transport,
@@ -103,7 +132,7 @@ def _instrument(
         "event_loop_lag_ms": quantiles(measured.lag),
         "stamp_to_parse_ms": quantiles(measured.parsing),
         "connections_opened": measured.opened,
-        "connection_reuse": round(1 - min(1.0, measured.opened / (measured.requests or 1)), 4),
+        "connection_reuse": round(1 - opened / (whole.e2e.count or 1), 4),
         "most_in_flight": measured.most_in_flight,
         "cpu_seconds": round(measured.cpu, 3),
         "cpu_of_busiest_process": round(measured.busiest, 4),

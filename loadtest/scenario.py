@@ -196,6 +196,15 @@ class Scenario(_Part):
         return self
 
 
+def revealed(scenario: Scenario) -> dict[str, Any]:
+    """Plain data with its tokens in clear, for a worker's private pipe and nowhere else."""
+    data = scenario.model_dump(mode="json")
+    data["target"]["token"] = scenario.target.token.get_secret_value()
+    for plain, tenant in zip(data["tenants"], scenario.tenants, strict=True):
+        plain["token"] = tenant.token.get_secret_value() if tenant.token else None
+    return data
+
+
 def read(text: str, overrides: dict[str, Any] | None = None) -> Scenario:
     """A scenario from YAML, with some keys replaced.
 
