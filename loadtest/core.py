@@ -60,7 +60,7 @@ class Failure(StrEnum):
     OVERFLOW = "overflow"  # never sent: the declared limit of requests in flight was reached
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """One request, whatever became of it.
 
     `intended` is when it was due, `sent` when its first byte was handed to the kernel; `connect`

@@ -45,7 +45,14 @@ class Histogram(msgspec.Struct):
 
     def add(self, seconds: float) -> None:
         """Negative durations, which a broken server clock could make, count as 0."""
-        self.extend((max(0, round(seconds * 1e6)),))
+        micros = max(0, round(seconds * 1e6))
+        self.pending[micros] = self.pending.get(micros, 0) + 1
+        if micros < self.low or not self.count:
+            self.low = micros
+        if micros > self.high:
+            self.high = micros
+        self.count += 1
+        self.total += micros
 
     def extend(self, micros: Sequence[int]) -> None:
         """Add many durations in µs."""
@@ -53,8 +60,10 @@ class Histogram(msgspec.Struct):
             return
         self.pending.update(micros)
         least, most = min(micros), max(micros)
-        self.low = min(self.low, least) if self.count else least
-        self.high = max(self.high, most)
+        if least < self.low or not self.count:
+            self.low = least
+        if most > self.high:
+            self.high = most
         self.count += len(micros)
         self.total += sum(micros)
         if len(self.pending) > _PENDING:

@@ -75,9 +75,10 @@ class Tally(msgspec.Struct):
         self.ttft.add(record.first_token - record.intended)
         self.service_ttft.add(record.first_token - record.sent)
         if record.gaps:
+            before = self.itl.total
             self.itl.extend(record.gaps)
             if record.tokens > 1:
-                self.tpot.add(sum(record.gaps) / 1e6 / (record.tokens - 1))
+                self.tpot.add((self.itl.total - before) / 1e6 / (record.tokens - 1))
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
@@ -161,9 +162,11 @@ class Series(msgspec.Struct):
         self.busy = [sum(self.busy[i : i + 2]) for i in range(0, len(self.busy), 2)]
 
     def _spread_busy(self, record: Record) -> None:
-        begin, end, width = max(0.0, record.sent), record.end, self.width
+        begin, end, width = record.sent, record.end, self.width
+        begin = begin if begin > 0 else 0.0
         first, last = int(begin / width), int(end / width)
-        _reach(self.busy, last)
+        if last >= len(self.busy):
+            _reach(self.busy, last)
         if first == last:
             self.busy[first] += end - begin
             return
@@ -178,7 +181,8 @@ class Series(msgspec.Struct):
             return
         width, weight = self.width, record.tokens / record.frames
         first, last = int(record.first_token / width), int(record.end / width)
-        _reach(self.tokens, last)
+        if last >= len(self.tokens):
+            _reach(self.tokens, last)
         if first == last:
             self.tokens[first] += record.tokens
             return
