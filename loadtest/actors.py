@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
-from loadtest.client import Message
+from loadtest.client import Message, clock
 from loadtest.core import Ask, Failure, Turn, UsageError
 from loadtest.desk import Desk, converse, until
 from loadtest.scenario import Scenario
@@ -75,8 +75,9 @@ class Tenants:
     async def user(self, number: int, begin: float, more: More, deadline: Deadline) -> None:
         """See `Actors`. Each dialogue is due when the one before has ended."""
         index, count = self._place
-        desk, due = self._desks[seat(index + number * count, self._shares)], begin
-        await until(due)
+        desk = self._desks[seat(index + number * count, self._shares)]
+        await asyncio.sleep(begin - clock())
+        due = clock()  # nobody waits for a user to come
         while more(due):
             record = await converse(self._wire, desk, desk.take(), due, deadline)
             due = self._wire.began + record.end

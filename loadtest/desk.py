@@ -16,7 +16,6 @@ from loadtest.workload import Author, Question
 _SHELF_BYTES = 32 << 20
 _SHELF_LENGTH = 256
 _REST = 0.001  # seconds between draws, so that they stay out of the way of sends and reads
-_SPIN = 0.0015  # seconds before a due time that are spent looking: timers are that coarse
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +98,6 @@ async def converse(
 
 
 async def until(due: float) -> None:
-    """Sleep to the moment `due`, more exactly than timers are."""
+    """Sleep to the moment `due`; the last millisecond, which timers cannot tell, awake."""
     while (left := due - clock()) > 0:  # noqa: ASYNC110 - time is what is waited for
-        await asyncio.sleep(left - _SPIN if left > 2 * _SPIN else 0)
+        await asyncio.sleep(int(left * 1e3) / 1e3)
