@@ -31,10 +31,13 @@ def reported() -> Iterator[None]:
 def loop(work: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where there is one."""
     try:
-        import uvloop
+        from uvloop import run
     except ImportError:
-        return asyncio.run(work)
-    result: T = uvloop.run(work)
+        run = asyncio.run
+    try:
+        result: T = run(work)
+    except KeyboardInterrupt:  # it was not for us to stop gently
+        raise typer.Exit(130) from None
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -52,6 +53,7 @@ async def work(job: Job) -> Measured:
 
 async def worker() -> None:
     """The hidden command: a job and a start on stdin, the result on stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     job = msgspec.json.decode(sys.stdin.readline(), type=Job)
     os.write(1, b"ready\n")
     start = float(sys.stdin.readline())

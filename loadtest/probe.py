@@ -27,7 +27,7 @@ async def probe(scenario: Scenario, load: float) -> Probe:
     """One probe of a search, for the scenario's duration at most."""
     objectives = parse(scenario.slo or "")
     controls = Controls()
-    judge = Judge(objectives, controls.stop.set)
+    judge = Judge(objectives, (scenario.duration or 0.0) / 2, controls.stop.set)
     summary, measured = await outcome.conduct(at(scenario, load), [judge], controls, 0)
     met = judge.decided if judge.decided is not None else _met(objectives, summary)
     return Probe(

@@ -23,7 +23,7 @@ _CLIFF = 2.0
 
 
 @dataclass(slots=True)
-class Test:
+class Trial:
     """One objective against the requests of one probe, as they end."""
 
     objective: Objective
@@ -32,7 +32,7 @@ class Test:
     misses: int = 0
 
     @classmethod
-    def of(cls, objective: Objective) -> Test | None:
+    def of(cls, objective: Objective) -> Trial | None:
         """`None` where the objective is not one on a share of requests."""
         if objective.quantity == "errors" and objective.below:
             return cls(objective, objective.limit)
@@ -74,19 +74,23 @@ class Probe:
 
 @dataclass(slots=True)
 class Judge:
-    """An observer of a probe that calls `stop` when all is decided, or one objective missed."""
+    """An observer of a probe that calls `stop` when all is decided, or one objective missed.
+
+    That all are met is not believed before `patience` seconds: queues take time to grow.
+    """
 
     objectives: tuple[Objective, ...]
+    patience: float
     stop: Callable[[], None]
-    tests: list[Test] = field(default_factory=list)
+    tests: list[Trial] = field(default_factory=list)
     decided: bool | None = None
     _every: int = 0
 
     def __post_init__(self) -> None:
-        self.tests = [test for test in map(Test.of, self.objectives) if test]
+        self.tests = [test for test in map(Trial.of, self.objectives) if test]
 
     def __call__(self, record: Record) -> None:
-        if record.intended < 0 or self.decided is not None:
+        if self.decided is not None:
             return
         for test in self.tests:
             test.add(record)
@@ -96,7 +100,11 @@ class Judge:
         decisions = [test.decision() for test in self.tests]
         if False in decisions:
             self.decided = False
-        elif len(self.tests) == len(self.objectives) and None not in decisions:
+        elif (
+            len(self.tests) == len(self.objectives)
+            and None not in decisions
+            and record.intended > self.patience
+        ):
             self.decided = True
         if self.decided is not None:
             self.stop()

@@ -28,7 +28,8 @@ class Tally(msgspec.Struct):
     output_tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    frames: int = 0
+    frames: int = 0  # of streams
+    streamed_tokens: int = 0
     unmetered: int = 0  # answered without usage
     errors: dict[str, int] = {}
     codes: dict[str, int] = {}
@@ -51,7 +52,9 @@ class Tally(msgspec.Struct):
         self.requests += 1
         self.attained += attained
         self.output_tokens += record.tokens
-        self.frames += record.frames
+        if record.stream:
+            self.frames += record.frames
+            self.streamed_tokens += record.tokens
         self.cached_tokens += record.cached_tokens
         self.prompt_tokens += max(0, record.prompt_tokens)
         if record.code is not None:
@@ -92,6 +95,7 @@ def total(tallies: Iterable[Tally]) -> Tally:
         whole.prompt_tokens += part.prompt_tokens
         whole.cached_tokens += part.cached_tokens
         whole.frames += part.frames
+        whole.streamed_tokens += part.streamed_tokens
         whole.unmetered += part.unmetered
         for mine, theirs in ((whole.errors, part.errors), (whole.codes, part.codes)):
             for key, count in theirs.items():

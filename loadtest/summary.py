@@ -51,6 +51,9 @@ def counts(tally: Tally) -> dict[str, Any]:
         "output_tokens": tally.output_tokens,
         "prompt_tokens": tally.prompt_tokens,
         "frames": tally.frames,
+        "tokens_per_frame": round(tally.streamed_tokens / tally.frames, 4)
+        if tally.frames
+        else None,
         "requests_without_usage": tally.unmetered,
     }
 

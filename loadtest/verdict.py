@@ -99,9 +99,20 @@ def _statistics(summary: Mapping[str, Any]) -> Iterator[Finding]:
             Verdict.SUSPECT,
             f"a warm-up of {steady['warm_up_s']:.1f} s bends the figures; see `steady`",
         )
-    metered = answered - summary["requests_without_usage"]
-    if not metered:
+    yield from _tokens(summary, answered)
+
+
+def _tokens(summary: Mapping[str, Any], answered: int) -> Iterator[Finding]:
+    """Usage against frames."""
+    if summary["requests_without_usage"] == answered:
         yield Finding(Verdict.SUSPECT, "no usage from the server: tokens are frames")
+    share = summary["tokens_per_frame"] or 1.0
+    if share < 0.98:
+        yield Finding(Verdict.SUSPECT, f"usage has {share:.2f} tokens for each frame with text")
+    if share > 1.5:
+        yield Finding(
+            Verdict.SUSPECT, f"a frame holds {share:.1f} tokens: itl is between frames; see tpot"
+        )
 
 
 def _bent(summary: Mapping[str, Any], steady: Mapping[str, Any]) -> bool:

@@ -55,7 +55,7 @@ async def test_search_brackets_what_the_server_can_do(loadtest: Command, tmp_pat
     async with mocked(ttft=0.1, itl=0.0, capacity=4) as server:
         done = await loadtest(
             *("search", "--url", server.target()["url"], "--api", "openai", "--max-tokens", "1"),
-            *("--slo", "ttft p90 < 400ms, errors < 10%", "--from", "16", "--duration", "3s"),
+            *("--slo", "ttft p90 < 400ms, errors < 10%", "--from", "16", "--duration", "2.4s"),
             *("--precision", "0.3", "--json", "found.json"),
         )
     assert done.status == 0, done.out + done.err

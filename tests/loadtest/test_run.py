@@ -191,3 +191,13 @@ async def test_an_interrupted_run_reports_what_it_has(tmp_path: Path) -> None:
     assert measured.stopped
     assert summary["unfinished"] == 3
     assert summary["window_s"] < 2
+
+
+async def test_several_tokens_in_a_frame_are_noticed() -> None:
+    async with mocked(together=4) as server:
+        scenario = server.scenario(load={"concurrency": 2}, requests=20, duration=20)
+        summary, _ = await conduct(scenario, calibration=0)
+    assert (summary["output_tokens"], summary["frames"]) == (160, 40)
+    assert any("a frame holds 4.0 tokens" in reason for reason in summary["reasons"])
+    # Two frames 4 ms apart, 8 tokens: a token every 4/7 ms.
+    assert summary["tpot_ms"]["p50"] == pytest.approx(summary["itl_ms"]["p50"] / 7, rel=0.1)
