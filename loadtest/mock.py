@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
@@ -314,13 +315,17 @@ def _words(body: dict[str, Any]) -> list[str]:
     return words
 
 
-async def start(manners: Manners, host: str, port: int) -> tuple[asyncio.Server, Mock]:
-    """Listen.
+async def start(
+    manners: Manners, host: str, port: int, context: ssl.SSLContext | None = None
+) -> tuple[asyncio.Server, Mock]:
+    """Listen; with a `context`, over TLS.
 
     Raises:
         OSError: the port is taken.
     """
     mock = Mock(manners)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(mock), host, port, backlog=4096)
+    server = await loop.create_server(
+        lambda: _Connection(mock), host, port, backlog=4096, ssl=context
+    )
     return server, mock

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from loadtest import arrivals
 from loadtest.actors import Actors, Classes, Replay, Tenants
 from loadtest.client import clock
-from loadtest.core import Record
+from loadtest.core import Record, RunError
 from loadtest.desk import until
 from loadtest.instrument import Measured, Meter
 from loadtest.scenario import Scenario
@@ -90,6 +90,7 @@ class Run:
         self._wanted = 0
         self._due = 0  # requests due so far and to come, in an open loop
         self._user_seconds = 0.0
+        self._failure: BaseException | None = None
 
     def _cast(self) -> Actors:
         scenario, share = self.scenario, self._share
@@ -112,7 +113,7 @@ class Run:
         """Do it, and wait for every answer (each has the target's timeout).
 
         Raises:
-            UsageError: a trace or a file of users cannot be read.
+            RunError: a user raised an exception.
         """
         depth = self._depth()
         beside = self._actors.prepare(depth)
@@ -128,6 +129,9 @@ class Run:
             for task in refills:
                 task.cancel()
             await self.wire.transport.close()
+        if self._failure is not None:
+            error = self._failure
+            raise RunError(f"a user failed: {type(error).__name__}: {error}") from error
         return self._measured(meter, window)
 
     def _depth(self) -> int:
@@ -255,7 +259,7 @@ class Run:
     async def _changed_before(self, due: float) -> bool:
         """Wait for `due`; early and true if the load is changed meanwhile."""
         changed = self.controls.changed
-        while (left := due - clock()) > _LOOK and not changed.is_set():  # noqa: ASYNC110 - time is waited for too
+        while (left := due - clock()) > _LOOK and not changed.is_set():  # noqa: ASYNC110
             await asyncio.sleep(min(_LOOK, left - _LOOK / 2))
         if changed.is_set():
             changed.clear()
@@ -266,7 +270,14 @@ class Run:
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Nothing a user does wrong goes unnoticed: it ends the run."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+            self.controls.stop.set()
 
     def _measured(self, meter: Meter, window: float) -> Measured:
         traffic, wire = self.wire.transport.traffic, self.wire

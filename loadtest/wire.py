@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from loadtest.client import Endpoint, Exchange, Message, Pool, Transport, clock
-from loadtest.core import Ask, Failure, Record
+from loadtest.core import Ask, Failure, Record, UsageError
 from loadtest.dialects import Dialect, dialect
 from loadtest.reading import Reading
 from loadtest.scenario import Target, Tenant
@@ -25,8 +25,14 @@ class Identity:
 
     @classmethod
     def of(cls, tenant: Tenant, target: Target) -> Identity:
-        """The target's settings, where the tenant has none of its own."""
+        """The target's settings, where the tenant has none of its own.
+
+        Raises:
+            UsageError: there is no such API, or the token cannot be sent.
+        """
         token = (tenant.token or target.token).get_secret_value()
+        if not token.isprintable() or not token.isascii():
+            raise UsageError(f"the token of {tenant.name} cannot stand in a header")
         spoken = dialect(target.api, tenant.model or target.model, tenant.account or target.account)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return cls(tenant.name, spoken, headers, tenant.adapter)

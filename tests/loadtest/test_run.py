@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from loadtest.core import Failure
+from loadtest.distributions import Distribution
+from loadtest.mock import Manners, start
 from loadtest.outcome import conduct, exit_code
 from loadtest.records import read
+from loadtest.scenario import build
 from tests.loadtest.conftest import Command, ended, mocked, read_json
 
 
@@ -158,6 +167,7 @@ async def test_a_missed_objective_is_status_1(loadtest: Command) -> None:
         ("--url http://x/v1 --rate 1 --duration 1 --image big", "not a size"),
         ("--url http://x/v1 --rate 1 --duration 1 --slo quick", "not an objective"),
         ("--url http://x/v1 --rate 1 --duration 1 --nonsense", "No such option"),
+        ("--url http://x/v1 --rate 1 --duration 1 --api openai --token a\r\nb:c", "in a header"),
     ],
 )
 async def test_usage_errors_are_status_2(arguments: str, said: str, loadtest: Command) -> None:
@@ -201,3 +211,48 @@ async def test_several_tokens_in_a_frame_are_noticed() -> None:
     assert any("a frame holds 4.0 tokens" in reason for reason in summary["reasons"])
     # Two frames 4 ms apart, 8 tokens: a token every 4/7 ms.
     assert summary["tpot_ms"]["p50"] == pytest.approx(summary["itl_ms"]["p50"] / 7, rel=0.1)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> ssl.SSLContext:
+    """A server's, that nobody has signed but itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path / "server.pem"
+    kind = serialization.PrivateFormat.PKCS8
+    encoding = serialization.Encoding.PEM
+    secret = key.private_bytes(encoding, kind, serialization.NoEncryption())
+    file.write_bytes(secret + made.public_bytes(encoding))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file)
+    return context
+
+
+@pytest.mark.parametrize("transport", ["raw", "httpx"])
+async def test_tls_and_certificates(certificate: ssl.SSLContext, transport: str) -> None:
+    manners = Manners(Distribution.parse(0.01), Distribution.parse(0.002))
+    server, mock = await start(manners, "127.0.0.1", 0, certificate)
+    port = server.sockets[0].getsockname()[1]
+    target = {"url": f"https://127.0.0.1:{port}/v1", "api": "openai", "transport": transport}
+    found = {}
+    for insecure in (False, True):
+        scenario = build(
+            {
+                "target": {**target, "insecure": insecure, "timeout": 5},
+                "load": {"concurrency": 2},
+                "requests": 6,
+                "duration": 20,
+                "tenants": [{"output_tokens": "4"}],
+            }
+        )
+        found[insecure], _ = await conduct(scenario, calibration=0)
+    server.close()
+    assert found[False]["errors_by_kind"] == {"tls": 6}
+    assert (found[True]["errors"], mock.truth.requests) == (0, 6)

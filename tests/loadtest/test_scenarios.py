@@ -128,7 +128,7 @@ class Analyst(User):
     @task(3)
     async def look(self):
         reply = await self.ai.stream(self.prompt(6), images=[self.chart], max_tokens=4)
-        assert reply.ok and len(reply.itl) == 3 and 0 < reply.ttft < reply.e2e
+        assert reply.ok and len(reply.itl) == 3 and 0 < reply.ttft <= reply.e2e
         await self.ai.chat("And the trend?", max_tokens=3)
         self.ai.forget()
 
@@ -207,6 +207,16 @@ async def test_a_file_of_users_that_cannot_be_used(
         "run", "u.py", "--url", "http://x/v1", "--api", "openai", "--duration", "1"
     )
     assert (done.status, said in done.err) == (2, True), done.err
+
+
+async def test_an_exception_of_a_user_ends_the_run_loudly(
+    loadtest: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "u.py").write_text(USERS.replace("reply.ok and", "reply.text == 'no' and"))
+    async with mocked() as server:
+        flags = ("--api", "openai", "--concurrency", "2", "--duration", "20")
+        done = await loadtest("run", "u.py", "--url", server.target()["url"], *flags)
+    assert (done.status, "a user failed: AssertionError" in done.err) == (3, True), done.err
 
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
