@@ -74,6 +74,7 @@ def run(
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or auto")] = None,
     web: Annotated[int | None, typer.Option(help="Serve a page on this port")] = None,
     headless: Annotated[bool, typer.Option("--headless", help="No live view")] = False,
+    push: Annotated[str | None, typer.Option(help="Group of a Prometheus Pushgateway")] = None,
 ) -> None:
     """Make load and report what was measured."""
     load: dict[str, Any] = {
@@ -110,7 +111,7 @@ def run(
                 "tenants": [tenant] if tenant else None,
             },
         )
-        how = (workers, ray, web, headless)
+        how = (workers, ray, web, headless, push)
         summary, measured = _conducted(scenario, calibration, records, how)
         _deliver(summary, measured, {"json": json, "html": html, "csv": csv, "junit": junit})
     raise typer.Exit(outcome.exit_code(summary))
@@ -188,10 +189,10 @@ def _conducted(
     scenario: Scenario,
     calibration: float,
     records: Path | None,
-    how: tuple[int, str | None, int | None, bool],
+    how: tuple[int, str | None, int | None, bool, str | None],
 ) -> tuple[dict[str, Any], Measured]:
     """In this process, or by as many workers as are wanted."""
-    workers, cluster, port, headless = how
+    workers, cluster, port, headless, push = how
     if workers > 1 or cluster:
         many = _many(scenario, workers, cluster, records)
         return console.loop(outcome.measure(scenario, many, calibration))
@@ -199,7 +200,7 @@ def _conducted(
         observers: list[Observer] = [stack.enter_context(Writer(records))] if records else []
         if port is not None:
             return console.loop(_on_page(scenario, observers, calibration, port))
-        return console.loop(_alone(scenario, observers, calibration, headless))
+        return console.loop(_alone(scenario, observers, calibration, headless, push))
 
 
 def _many(
@@ -217,7 +218,11 @@ def _many(
 
 
 async def _alone(
-    scenario: Scenario, observers: list[Observer], calibration: float, headless: bool
+    scenario: Scenario,
+    observers: list[Observer],
+    calibration: float,
+    headless: bool,
+    push: str | None,
 ) -> tuple[dict[str, Any], Measured]:
     controls, drawing = Controls(), []
     console.on_interrupt(controls.stop.set)
@@ -227,6 +232,10 @@ async def _alone(
             from loadtest.live import on_terminal
 
             drawing.append(asyncio.create_task(on_terminal(run)))
+        if push:
+            from loadtest.live import to_gateway  # httpx is slow to import
+
+            drawing.append(asyncio.create_task(to_gateway(run, push)))
 
     try:
         return await outcome.conduct(scenario, observers, controls, calibration, watch)

@@ -30,14 +30,14 @@ def _low(key: int) -> int:
 
 
 class Histogram(msgspec.Struct):
-    """Durations in seconds, kept as counts of microseconds. Encodes to JSON as it is."""
+    """Durations in seconds, kept as counts of microseconds. To JSON as it is, once folded."""
 
     buckets: dict[int, int] = {}
-    count: int = 0
-    total: int = 0  # of microseconds: the mean is exact
-    low: int = 0
-    high: int = 0
-    # Counted by C, put into buckets when many have gathered.
+    folded: int = 0  # how many durations are in the buckets
+    sum: int = 0  # of their microseconds: the mean is exact
+    least: int = 0
+    most: int = 0
+    # Counted by C as they come, put into buckets when many have gathered or somebody looks.
     pending: Any = msgspec.field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -45,38 +45,49 @@ class Histogram(msgspec.Struct):
 
     def add(self, seconds: float) -> None:
         """Negative durations, which a broken server clock could make, count as 0."""
-        micros = max(0, round(seconds * 1e6))
+        micros = round(seconds * 1e6) if seconds > 0 else 0
         self.pending[micros] = self.pending.get(micros, 0) + 1
-        if micros < self.low or not self.count:
-            self.low = micros
-        if micros > self.high:
-            self.high = micros
-        self.count += 1
-        self.total += micros
 
     def extend(self, micros: Sequence[int]) -> None:
         """Add many durations in µs."""
-        if not micros:
-            return
         self.pending.update(micros)
-        least, most = min(micros), max(micros)
-        if least < self.low or not self.count:
-            self.low = least
-        if most > self.high:
-            self.high = most
-        self.count += len(micros)
-        self.total += sum(micros)
         if len(self.pending) > _PENDING:
             self.fold()
 
     def fold(self) -> Histogram:
         """Put everything into buckets; before encoding and reading. Returns itself."""
-        buckets = self.buckets
-        for value, times in self.pending.items():
+        pending, buckets = self.pending, self.buckets
+        if not pending:
+            return self
+        self.least = min(min(pending), self.least) if self.folded else min(pending)
+        self.most = max(max(pending), self.most)
+        for value, times in pending.items():
             key = _key(value)
             buckets[key] = buckets.get(key, 0) + times
-        self.pending.clear()
+            self.folded += times
+            self.sum += value * times
+        pending.clear()
         return self
+
+    @property
+    def count(self) -> int:
+        """How many durations there are."""
+        return self.fold().folded
+
+    @property
+    def total(self) -> int:
+        """Their sum in µs."""
+        return self.fold().sum
+
+    @property
+    def low(self) -> int:
+        """The least in µs."""
+        return self.fold().least
+
+    @property
+    def high(self) -> int:
+        """The greatest in µs."""
+        return self.fold().most
 
     @property
     def mean(self) -> float:
@@ -125,10 +136,10 @@ def merged(parts: Iterable[Histogram]) -> Histogram:
     for part in parts:
         if not part.count:
             continue
-        for key, times in part.fold().buckets.items():
+        for key, times in part.buckets.items():
             whole.buckets[key] = whole.buckets.get(key, 0) + times
-        whole.low = min(whole.low, part.low) if whole.count else part.low
-        whole.high = max(whole.high, part.high)
-        whole.count += part.count
-        whole.total += part.total
+        whole.least = min(whole.least, part.least) if whole.folded else part.least
+        whole.most = max(whole.most, part.most)
+        whole.folded += part.folded
+        whole.sum += part.sum
     return whole

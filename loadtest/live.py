@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
+import httpx
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -15,6 +17,7 @@ from loadtest.series import Tally, total
 
 _RECENT = 5.0  # seconds that "now" means
 _EVERY = 0.5
+_PUSHED = 5.0
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -67,6 +70,21 @@ def _table(shown: dict[str, Any]) -> Table:
         cells = (whole["requests"], whole["errors"], whole["tokens"])
         table.add_row(name, *map(str, (*cells, now["ttft_p95"], now["itl_p95"])))
     return table
+
+
+async def to_gateway(run: Run, url: str) -> None:
+    """Push to a Prometheus Pushgateway until cancelled, and once more then.
+
+    `url` is that of the group: `http://host:9091/metrics/job/loadtest`. A gateway that does not
+    answer is no reason to end a run.
+    """
+    async with httpx.AsyncClient(timeout=2) as client:
+        while True:
+            try:
+                await asyncio.sleep(_PUSHED)
+            finally:
+                with suppress(httpx.HTTPError):
+                    await client.put(url, content=exposition(run))
 
 
 def exposition(run: Run | None) -> str:

@@ -78,10 +78,9 @@ class Tally(msgspec.Struct):
         self.ttft.add(record.first_token - record.intended)
         self.service_ttft.add(record.first_token - record.sent)
         if record.gaps:
-            before = self.itl.total
             self.itl.extend(record.gaps)
             if record.tokens > 1:
-                self.tpot.add((self.itl.total - before) / 1e6 / (record.tokens - 1))
+                self.tpot.add(sum(record.gaps) / 1e6 / (record.tokens - 1))
 
 
 def total(tallies: Iterable[Tally]) -> Tally:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import csv
 import random
+import socket
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import httpx
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from loadtest.compare import compare
 from loadtest.core import Record, UsageError
@@ -210,6 +216,30 @@ async def test_the_page_starts_stops_and_changes_the_load() -> None:
             found = await state()
     assert found["state"] == "finished"
     assert found["summary"]["requests"] > 20
+
+
+async def test_metrics_are_pushed_to_a_gateway(loadtest: Command) -> None:
+    pushed: list[str] = []
+
+    async def gateway(request: Request) -> Response:
+        pushed.append((await request.body()).decode())
+        return Response()
+
+    app = Starlette(routes=[Route("/metrics/job/loadtest", gateway, methods=["PUT"])])
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="error")
+    running = uvicorn.Server(config)
+    task = asyncio.create_task(running._serve([listener]))
+    async with mocked() as server:
+        done = await loadtest(
+            *("run", "--url", server.target()["url"], "--api", "openai", "--concurrency", "2"),
+            *("--requests", "20", "--duration", "20", "--calibration", "0"),
+            *("--push", f"http://127.0.0.1:{listener.getsockname()[1]}/metrics/job/loadtest"),
+        )
+    running.should_exit = True
+    await task
+    ended(done)
+    assert 'loadtest_requests_total{tenant="default",outcome="ok"} 20' in pushed[-1]
 
 
 async def test_the_rate_of_an_open_loop_changes_on_the_way() -> None:
