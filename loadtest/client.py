@@ -21,6 +21,7 @@ from loadtest.histogram import Histogram
 from loadtest.reading import Reading
 
 _WARMED = 32  # connections opened at a time
+_IDLE = 4.0  # seconds a connection is kept unused: servers close theirs after 5 and more
 _SAMPLED = 8  # of so many reads one is timed through the parser
 clock = time.perf_counter
 
@@ -143,6 +144,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
+        self._now = clock()
         self.transport = cast(asyncio.Transport, transport)
 
     @property
@@ -288,8 +290,9 @@ class Pool:
         """The connection used last, which is the least likely to be closed by the server."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable:
+            if connection.usable and clock() - connection.last_read < _IDLE:
                 return connection
+            connection.transport.close()
             self._all.discard(connection)
         return None
 

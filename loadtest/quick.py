@@ -6,7 +6,7 @@ from typing import Any
 
 from loadtest import outcome
 from loadtest.core import RunError
-from loadtest.scenario import Load, Scenario, build
+from loadtest.scenario import Scenario, build
 
 _USERS = (1, 4, 16)
 
@@ -30,8 +30,7 @@ async def answer(target: dict[str, Any], seconds: float = 15.0) -> tuple[dict[st
 
 
 def _scenario(target: dict[str, Any], users: int, seconds: float) -> Scenario:
-    plain = build({"target": target, "load": {"concurrency": users}, "duration": seconds})
-    return plain.model_copy(update={"load": Load(concurrency=users)})
+    return build({"target": target, "load": {"concurrency": users}, "duration": seconds})
 
 
 def _lines(summaries: list[dict[str, Any]]) -> list[str]:

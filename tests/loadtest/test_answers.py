@@ -259,7 +259,7 @@ async def test_ttft_is_split_by_the_servers_own_metrics() -> None:
         scenario = server.scenario(load={"concurrency": 4}, requests=24, duration=20, target=target)
         summary, _ = await conduct(scenario, calibration=0)
     split = summary["server"]
-    assert split["engine_ttft_ms"] == pytest.approx(summary["service_ttft_ms"]["mean"], abs=10)
+    assert split["engine_ttft_ms"] == pytest.approx(summary["service_ttft_ms"]["mean"], abs=30)
     assert split["queue_ms"] > 30  # two of four wait for the others
     assert split["queue_ms"] + split["other_ms"] == pytest.approx(split["engine_ttft_ms"], abs=0.1)
 
