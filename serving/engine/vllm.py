@@ -135,8 +135,6 @@ class VllmEngine:
         except Exception as error:
             # vLLM wraps what its checks of a request raise; those are the caller's to mend.
             cause = error.__cause__ if isinstance(error, EngineGenerateError) else error
-            if isinstance(cause, RecursionError):
-                raise InvalidInput("a tool or a schema is nested too deeply") from error
             if isinstance(cause, ValueError | VLLMClientError):
                 raise InvalidInput(_CPP_LOCATION.sub("", str(cause)).strip()) from error
             raise EngineFailed("The engine failed on this request") from error

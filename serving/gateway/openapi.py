@@ -14,7 +14,7 @@ from serving.protocol import (
     openai_completions,
     openai_responses,
     pages,
-    schema,
+    published,
 )
 from serving.protocol.dialect import Dialect
 from serving.protocol.pages import Page
@@ -172,7 +172,7 @@ def _request(path: str, target: Target) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    found: dict[str, Any] = {"Envelope": _ENVELOPE, "Run": schema.published()}
+    found: dict[str, Any] = {"Envelope": _ENVELOPE, "Run": published.json_schema()}
     for name, body in _BODIES.items():
         template = f"#/components/schemas/{name}.{{name}}"
         _, parts = msgspec.json.schema_components((body,), ref_template=template)

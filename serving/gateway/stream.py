@@ -24,7 +24,7 @@ from serving.protocol import envelope, sse
 from serving.protocol.dialect import KEEP_ALIVE, Writer
 
 _EVENTS: Headers = [(b"x-accel-buffering", b"no")]
-# What Workers AI says of itself; clients of the SDKs may pin it.
+# What Workers AI says of itself.
 _API_VERSION = (b"api-version", b"2026-10-01.epoch")
 
 
@@ -73,12 +73,9 @@ async def answer_stream(
         await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
 
     try:
-        async with (
-            Watch(receive),
-            Pulse(comment) as pulse,
-            aclosing(engine.generate(generation, draft.used)) as deltas,
-        ):
-            last = await _forward(deltas, writer, send, draft, pulse)
+        with Pulse(comment) as pulse:
+            async with Watch(receive), aclosing(engine.generate(generation, draft.used)) as deltas:
+                last = await _forward(deltas, writer, send, draft, pulse)
     except ClientLeft:
         raise
     except Exception as error:

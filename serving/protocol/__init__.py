@@ -1,5 +1,7 @@
 """Wire formats to `core` types and back. Pure: no await, no framework, no clock, no socket.
 
-`native` speaks Workers AI's `ai/run`. What dialects share lies beside it: `schema` (the published
-validation), `sampling`, `messages`, `images`, `tools`, `sse`, and `envelope` with the error codes.
+A `dialect` is one format: `native` is Workers AI's `ai/run`; `openai_chat`, `openai_completions`
+and `openai_responses` are OpenAI's, `anthropic` is Anthropic's. What they share lies beside them:
+`payload`, `messages`, `images`, `tools`, `calls`, `sampling`, `sse`, the published schema with its
+validator (`schema`), and `envelope` with the error codes. `pages` are what is there to be read.
 """

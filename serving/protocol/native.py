@@ -43,7 +43,7 @@ from serving.protocol.dialect import Ask, Dialect
 
 _decode = msgspec.json.Decoder().decode
 _FLAGS = {"true": True, "false": False}
-_TEXT_FRAME = sse.template({"response": "\0"}, "\0")
+_BEFORE, _AFTER = sse.template({"response": "\0"}, "\0")
 # What Workers AI fills frames with. Why it leaves out c, q and w is not known.
 _PADDING = "abdefghijklmnoprstuvxyz1234567890" * 2
 _LONGEST_PADDING = 48
@@ -118,7 +118,12 @@ class Writer:
         """See `dialect.Writer`. Calls wait for the end: clients expect them in one frame."""
         if self._sift is not None:
             delta = self._sift(delta)
-        frames = self._text(delta.text) if delta.text else b""
+        frames = b""
+        if delta.text:
+            if self._padding is None:
+                frames = _BEFORE + sse.encode(delta.text) + _AFTER
+            else:
+                frames = _padded(delta.text, self._padding)
         if delta.tool_calls:
             self._calls += delta.tool_calls
         if delta.finish is not None:
@@ -128,12 +133,6 @@ class Writer:
     def broken(self, error: ServingError) -> bytes:
         """See `dialect.Writer`."""
         return sse.event(envelope.interruption(error, self._id))
-
-    def _text(self, text: str) -> bytes:
-        if self._padding is not None:
-            length = self._padding.randint(1, _LONGEST_PADDING)
-            return sse.event({"response": text, "p": _PADDING[:length]})
-        return _TEXT_FRAME[0] + sse.encode(text) + _TEXT_FRAME[1]
 
     def _end(self, spent: Usage) -> bytes:
         calls = b""
@@ -230,6 +229,10 @@ def _json_answer(text: str) -> Any:
         return _decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         raise JsonNotMet from error
+
+
+def _padded(text: str, chance: Random) -> bytes:
+    return sse.event({"response": text, "p": _PADDING[: chance.randint(1, _LONGEST_PADDING)]})
 
 
 def _flat(call: ToolCall) -> dict[str, Any]:

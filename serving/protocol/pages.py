@@ -9,7 +9,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from serving.catalog import Catalog, Model
 from serving.errors import InvalidInput, UnknownEntry, UnknownModel
-from serving.protocol import envelope, schema
+from serving.protocol import envelope, published
 
 _TASK = {
     "id": "c329a1f9-323d-4e91-b2aa-582dd4188d34",
@@ -59,7 +59,7 @@ def model_schema(visit: Visit) -> bytes:
         UnknownEntry: there is no such model.
     """
     _found(visit.models, visit.query.get("model", ""))
-    return envelope.success({"input": schema.published(), "output": schema.OUTPUT})
+    return envelope.success({"input": published.json_schema(), "output": published.OUTPUT})
 
 
 def tasks(_: Visit) -> bytes:

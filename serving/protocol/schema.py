@@ -1,7 +1,7 @@
-"""The published input schema of the vision model, and its validator's own way of saying no.
+"""The published input schema's validator, and its own way of saying no.
 
 Workers AI answers with the text of its JSON-Schema validator (Cabidela), so clients have come to
-read sentences such as `'/top_k' must be <= 50`. The limits below are the published ones; the
+read sentences such as `'/top_k' must be <= 50`. The shapes are `published`; the
 interpreter keeps the validator's habits, of which these are not obvious:
 
 1. A body is either the `PROMPT` or the `MESSAGES` shape, and exactly one must match.
@@ -14,165 +14,17 @@ interpreter keeps the validator's habits, of which these are not obvious:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 from serving.errors import InvalidInput
+from serving.protocol.published import MESSAGES, PROMPT, Choice, List, Record, Scalar, Shape
 
 _MISSING = object()
 
 
-@dataclass(frozen=True, slots=True)
-class _Scalar:
-    """A JSON value of one type; limits are inclusive, lengths in UTF-16 code units."""
-
-    type: str
-    low: int | None = None
-    high: int | None = None
-    pattern: re.Pattern[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _List:
-    items: _Shape
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """An object. `others` is the shape of the values whose keys are not in `fields`."""
-
-    fields: Mapping[str, _Shape] = field(default_factory=dict)
-    required: tuple[str, ...] = ()
-    others: _Shape | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    options: tuple[_Shape, ...]
-
-
-_Shape = _Scalar | _List | _Record | _Choice
-
-_TEXT = _Scalar("string")
-_PENALTY = _Scalar("number", 0, 2)
-_SAMPLING: dict[str, _Shape] = {
-    "stream": _Scalar("boolean"),
-    "max_tokens": _Scalar("integer"),
-    "temperature": _Scalar("number", 0, 5),
-    "top_p": _Scalar("number", 0, 2),
-    "top_k": _Scalar("integer", 1, 50),
-    "seed": _Scalar("integer", 1, 9_999_999_999),
-    "repetition_penalty": _PENALTY,
-    "frequency_penalty": _PENALTY,
-    "presence_penalty": _PENALTY,
-}
-_IMAGE = _Choice((_List(_Scalar("number")), _TEXT))
-_DATA_URL = _Scalar("string", pattern=re.compile("^data:*"))
-_PART = _Record({"type": _TEXT, "text": _TEXT, "image_url": _Record({"url": _DATA_URL})})
-_MESSAGE = _Record(
-    {
-        "role": _TEXT,
-        "tool_call_id": _Scalar("string", pattern=re.compile("[a-zA-Z0-9]{9}")),
-        "content": _Choice((_TEXT, _List(_PART), _PART)),
-    }
-)
-_PARAMETER = _Record({"type": _TEXT, "description": _TEXT}, required=("type", "description"))
-_PARAMETERS = _Record(
-    {"type": _TEXT, "required": _List(_TEXT), "properties": _Record(others=_PARAMETER)},
-    required=("type", "properties"),
-)
-_FUNCTION = _Record(
-    {"name": _TEXT, "description": _TEXT, "parameters": _PARAMETERS},
-    required=("name", "description", "parameters"),
-)
-_NESTED = _Record({"type": _TEXT, "function": _FUNCTION}, required=("type", "function"))
-
-# The order of the fields is the order of the complaints: each shape reports its first one.
-PROMPT = _Record(
-    {
-        "prompt": _Scalar("string", 1, 131_072),
-        "image": _IMAGE,
-        "raw": _Scalar("boolean"),
-        **_SAMPLING,
-        "lora": _TEXT,
-    },
-    required=("prompt",),
-)
-MESSAGES = _Record(
-    {
-        "messages": _List(_MESSAGE),
-        "image": _IMAGE,
-        "functions": _List(_Record({"name": _TEXT, "code": _TEXT}, required=("name", "code"))),
-        "tools": _List(_Choice((_FUNCTION, _NESTED))),
-        **_SAMPLING,
-    },
-    required=("messages",),
-)
-
-
-# What `ai/run` answers, as JSON Schema; the published one knows no `usage`.
-OUTPUT: dict[str, Any] = {
-    "oneOf": [
-        {
-            "type": "object",
-            "contentType": "application/json",
-            "properties": {
-                "response": {"type": "string"},
-                "tool_calls": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "properties": {
-                            "name": {"type": "string"},
-                            "arguments": {"type": "object"},
-                        },
-                    },
-                },
-                "usage": {"type": "object"},
-            },
-        },
-        {"type": "string", "contentType": "text/event-stream", "format": "binary"},
-    ]
-}
-_DEFAULTS = {"raw": False, "stream": False, "max_tokens": 256, "temperature": 0.6}
-
-
 class _ShapeError(Exception):
     """A shape's first complaint."""
-
-
-def published() -> dict[str, Any]:
-    """The schema as JSON Schema, which `ai/models/schema` shows."""
-    options = [_json_schema(PROMPT), _json_schema(MESSAGES)]
-    for option, title in zip(options, ("Prompt", "Messages"), strict=True):
-        option["title"] = title
-        for name in _DEFAULTS.keys() & option["properties"].keys():
-            option["properties"][name]["default"] = _DEFAULTS[name]
-    return {"type": "object", "oneOf": options}
-
-
-def _json_schema(shape: _Shape) -> dict[str, Any]:
-    match shape:
-        case _Scalar("string"):
-            limits = {"minLength": shape.low, "maxLength": shape.high}
-            pattern = shape.pattern.pattern if shape.pattern else None
-            found: dict[str, Any] = {"type": "string", **limits, "pattern": pattern}
-        case _Scalar():
-            found = {"type": shape.type, "minimum": shape.low, "maximum": shape.high}
-        case _List():
-            found = {"type": "array", "items": _json_schema(shape.items)}
-        case _Choice():
-            found = {"oneOf": [_json_schema(option) for option in shape.options]}
-        case _Record():
-            found = {
-                "type": "object",
-                "properties": {name: _json_schema(of) for name, of in shape.fields.items()},
-                "required": list(shape.required) or None,
-                "additionalProperties": _json_schema(shape.others) if shape.others else None,
-            }
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def validate(payload: Any) -> None:
@@ -182,26 +34,26 @@ def validate(payload: Any) -> None:
         InvalidInput: it does not; the text is the published validator's, letter for letter.
     """
     notes: dict[str, None] = {}
-    matches = _matches_of(_Choice((PROMPT, MESSAGES)), payload, "", notes)
+    matches = _matches_of(Choice((PROMPT, MESSAGES)), payload, "", notes)
     if matches != 1:
         listed = f": {', '.join(notes)}" if notes else ""
         raise InvalidInput(f"oneOf at '/' not met, {matches} matches{listed}")
 
 
-def _check(shape: _Shape, value: Any, path: str, notes: dict[str, None]) -> int:
+def _check(shape: Shape, value: Any, path: str, notes: dict[str, None]) -> int:
     """How often `value` matches; 0 when it is absent. `notes` collects what choices swallow."""
     match shape:
-        case _Scalar():
+        case Scalar():
             return 0 if value is _MISSING else _check_scalar(shape, value, path)
-        case _Record():
+        case Record():
             return _check_record(shape, value, path, notes)
-        case _List():
+        case List():
             return _check_list(shape, value, path, notes)
-        case _Choice():
+        case Choice():
             return int(_matches_of(shape, value, path, notes) == 1)
 
 
-def _matches_of(choice: _Choice, value: Any, path: str, notes: dict[str, None]) -> int:
+def _matches_of(choice: Choice, value: Any, path: str, notes: dict[str, None]) -> int:
     matches = 0
     for option in choice.options:
         try:
@@ -214,12 +66,12 @@ def _matches_of(choice: _Choice, value: Any, path: str, notes: dict[str, None]) 
     return matches
 
 
-def _may_count(shape: _Shape, present: bool) -> bool:
+def _may_count(shape: Shape, present: bool) -> bool:
     """Most shapes make nothing of an absent field; a record complains of its own required ones."""
-    return present or isinstance(shape, _Record)
+    return present or isinstance(shape, Record)
 
 
-def _check_record(shape: _Record, value: Any, path: str, notes: dict[str, None]) -> int:
+def _check_record(shape: Record, value: Any, path: str, notes: dict[str, None]) -> int:
     known = value if isinstance(value, dict) else {}
     found = {
         name
@@ -239,7 +91,7 @@ def _check_record(shape: _Record, value: Any, path: str, notes: dict[str, None])
     return int(bool(found) or others > 0)
 
 
-def _check_list(shape: _List, value: Any, path: str, notes: dict[str, None]) -> int:
+def _check_list(shape: List, value: Any, path: str, notes: dict[str, None]) -> int:
     if isinstance(value, str | bytes) or (isinstance(value, list) and _is_binary(value)):
         return _check_type("array", value, path)
     return sum(_check(shape.items, v, f"{path}/{k}", notes) for k, v in _entries(value))
@@ -253,7 +105,7 @@ def _entries(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from value.items()
 
 
-def _check_scalar(shape: _Scalar, value: Any, path: str) -> int:
+def _check_scalar(shape: Scalar, value: Any, path: str) -> int:
     _check_type(shape.type, value, path)
     if shape.type == "string":
         _check_length(shape, value, path)
@@ -265,14 +117,14 @@ def _check_scalar(shape: _Scalar, value: Any, path: str) -> int:
     return 1
 
 
-def _check_length(shape: _Scalar, text: str, path: str) -> None:
+def _check_length(shape: Scalar, text: str, path: str) -> None:
     if shape.high is not None and _utf16_exceeds(text, shape.high):
         raise _ShapeError(f"Length of '{path}' must be <= {shape.high}")
     if shape.low is not None and len(text) < shape.low:
         raise _ShapeError(f"Length of '{path}' must be >= {shape.low} not met")
 
 
-def _check_range(shape: _Scalar, number: float, path: str) -> None:
+def _check_range(shape: Scalar, number: float, path: str) -> None:
     if shape.low is not None and number < shape.low:
         raise _ShapeError(f"'{path}' must be >= {shape.low}")
     if shape.high is not None and number > shape.high:

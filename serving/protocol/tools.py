@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from serving.core import Tool
@@ -14,13 +15,9 @@ def parse(tools: Any, functions: Any = None) -> tuple[Tool, ...]:
     """Declarations: `tools` bare or as `{type, function: {...}}`, and the older `functions`.
 
     Raises:
-        InvalidInput: one has no name, or parameters that are no object.
+        InvalidInput: they are no list; or one has no name, or parameters that are no object.
     """
-    return tuple(
-        _declared(item, f"/{field}/{index}")
-        for field, items in (("tools", tools), ("functions", functions))
-        for index, item in enumerate(items or ())
-    )
+    return (*_listed(tools, "/tools"), *_listed(functions, "/functions"))
 
 
 def choose(tools: tuple[Tool, ...], choice: Any) -> Choice:
@@ -49,6 +46,13 @@ def _required(tools: tuple[Tool, ...], complaint: str) -> Choice:
     if not tools:
         raise InvalidInput(complaint)
     return tools, True
+
+
+def _listed(items: Any, path: str) -> Iterator[Tool]:
+    if not isinstance(items, list | None):
+        raise InvalidInput(f"'{path}' must be an array")
+    for index, item in enumerate(items or ()):
+        yield _declared(item, f"{path}/{index}")
 
 
 def _declared(item: Any, path: str) -> Tool:

@@ -130,3 +130,13 @@ def test_litellm(service: Running, litellm: Any) -> None:
     assert ask(messages=SEE).usage.prompt_tokens == 3
     with pytest.raises(litellm.BadRequestError, match="No such model"):
         ask(model="cloudflare/@cf/x")
+
+
+def test_llm_cloudflare(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It always streams: its other way is broken, whoever answers."""
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", ACCOUNT)
+    from llm_cloudflare import WorkersAI
+
+    model: Any = WorkersAI(MODEL)
+    model.api_base_url, model.key = service.openai, TOKEN
+    assert list(model.prompt("Say hello.", system="Be brief.")) == ["Say", " hello.", ""]

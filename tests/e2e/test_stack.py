@@ -178,7 +178,7 @@ def test_anthropics_client(up):
     base = f"{up.url}/client/v4/accounts/{ACCOUNT}/ai"
     client = anthropic.Anthropic(base_url=base, api_key=TOKEN)
     asked = {"model": MODEL, "max_tokens": 30, "messages": [{"role": "user", "content": "Hello"}]}
-    cold = {**asked, "temperature": 0.0}
+    cold = {**asked, "extra_body": {"temperature": 0}}
     whole = client.messages.create(**cold)
     with client.messages.stream(**cold) as stream:
         assert "".join(stream.text_stream) == whole.content[0].text

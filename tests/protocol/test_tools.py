@@ -58,3 +58,9 @@ def test_a_choice_that_is_none_is_refused(choice: Any) -> None:
 def test_a_call_cannot_be_required_of_tools_that_are_not_there(choice: Any) -> None:
     with pytest.raises(InvalidInput, match="tool_choice"):
         tools.choose((), choice)
+
+
+@pytest.mark.parametrize("items", [1.0, "f", {"name": "f"}, True])
+def test_declarations_that_are_no_list_are_refused(items: Any) -> None:
+    with pytest.raises(InvalidInput, match="'/functions' must be an array"):
+        tools.parse(None, items)

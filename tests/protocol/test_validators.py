@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.errors import InvalidInput
-from serving.protocol import schema
+from serving.protocol import published, schema
 
-PUBLISHED = schema.published()
+PUBLISHED = published.json_schema()
 PROMPT, MESSAGES = PUBLISHED["oneOf"]
 
 

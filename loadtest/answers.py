@@ -1,0 +1,192 @@
+"""The commands that answer a question with more than one run: search, sweep, compare, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from loadtest import console, options
+from loadtest.core import UsageError
+from loadtest.scenario import Scenario
+
+
+def search(
+    file: Annotated[Path | None, typer.Argument(help="Scenario (YAML)")] = None,
+    url: options.Url = None,
+    token: options.Token = None,
+    api: options.Api = None,
+    account: options.Account = None,
+    model: options.Model = None,
+    slo: options.Slo = None,
+    by: Annotated[str, typer.Option(help="rate or concurrency")] = "rate",
+    first: Annotated[float, typer.Option("--from", help="First load tried", min=0.01)] = 1.0,
+    most: Annotated[float, typer.Option("--to", help="Largest load tried")] = 1024.0,
+    precision: Annotated[float, typer.Option(help="0.1: to 10%", min=0.01)] = 0.1,
+    duration: options.Duration = "30s",
+    max_tokens: options.MaxTokens = None,
+    prompt_tokens: options.PromptTokens = None,
+    image: options.Image = None,
+    json: options.Json = None,
+) -> None:
+    """The largest rate, or number of users, that meets an objective."""
+    from loadtest.probe import probe
+    from loadtest.search import search as find
+
+    with console.reported():
+        scenario = _scenario(
+            file,
+            options.target(url=url, token=token, api=api, account=account, model=model),
+            options.tenant(max_tokens, prompt_tokens, image, None),
+            _load(by, first),
+            slo=slo,
+            duration=duration,
+        )
+        if not scenario.slo:
+            raise UsageError("a search needs --slo")
+        whole = by == "concurrency"
+        asked = lambda load: probe(scenario, load)  # noqa: E731 - a name for the argument
+        found = console.loop(find(asked, first, most, precision, whole, console.say))
+        if json:
+            console.write_json(json, {"by": by, "slo": scenario.slo, **found})
+        print(_found(found, by, scenario.slo))
+
+
+def sweep(
+    loads: Annotated[str, typer.Option(help="1,2,4,8")],
+    file: Annotated[Path | None, typer.Argument(help="Scenario (YAML)")] = None,
+    url: options.Url = None,
+    token: options.Token = None,
+    api: options.Api = None,
+    account: options.Account = None,
+    model: options.Model = None,
+    by: Annotated[str, typer.Option(help="rate or concurrency")] = "concurrency",
+    duration: options.Duration = "30s",
+    max_tokens: options.MaxTokens = None,
+    prompt_tokens: options.PromptTokens = None,
+    image: options.Image = None,
+    json: options.Json = None,
+) -> None:
+    """The same work at several loads, in turn."""
+    from loadtest import probe
+
+    with console.reported():
+        numbers = _numbers(loads)
+        scenario = _scenario(
+            file,
+            options.target(url=url, token=token, api=api, account=account, model=model),
+            options.tenant(max_tokens, prompt_tokens, image, None),
+            _load(by, numbers[0]),
+            duration=duration,
+        )
+        found = console.loop(probe.sweep(scenario, numbers))
+        print(f"{by:>12}{'tokens/s':>11}{'TTFT p50':>11}{'p95 ms':>9}{'ITL p95':>10}  verdict")
+        for each in found:
+            print(_row(each))
+        if json:
+            console.write_json(json, {"by": by, "runs": found})
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="Records of the run before")],
+    b: Annotated[Path, typer.Argument(help="Records of the run after")],
+    tolerance: Annotated[float, typer.Option(help="0.05: 5% is the same", min=0)] = 0.05,
+    json: options.Json = None,
+) -> None:
+    """Whether B is worse than A. Exit status 1 if it is for sure."""
+    from loadtest.compare import compare as weigh
+    from loadtest.compare import markdown
+    from loadtest.records import read
+
+    with console.reported():
+        found = weigh(read(a), read(b), tolerance)
+        print(markdown(found))
+        if json:
+            console.write_json(json, found)
+    raise typer.Exit(1 if found["verdict"] == "worse" else 0)
+
+
+def report(
+    file: Annotated[Path, typer.Argument(help="Records (.jsonl)")],
+    summary: Annotated[Path | None, typer.Option(help="The run's own summary")] = None,
+    html: options.Html = None,
+    csv: options.Csv = None,
+    json: options.Json = None,
+) -> None:
+    """Figures and plots from a file of records, of any length."""
+    from loadtest import report as files
+    from loadtest.records import read
+
+    with console.reported():
+        own = _own(summary)
+        found = files.from_records(read(file), own.get("window_s"))
+        points, curves = found.pop("timeline"), found.pop("curves")
+        whole = {**found, **own}
+        if json:
+            console.write_json(json, whole)
+        if csv:
+            files.write(csv, files.csv_text(whole))
+        if html:
+            files.write(html, files.html(whole, points, curves))
+        print(
+            f"{whole['requests']} requests, {whole['errors']} errors, "
+            f"{whole['output_tokens']} tokens, TTFT p95 {whole['ttft_ms']['p95']} ms, "
+            f"ITL p95 {whole['itl_ms']['p95']} ms"
+        )
+
+
+def _own(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UsageError(f"not a summary: {file}") from error
+    return found
+
+
+def _scenario(
+    file: Path | None, target: dict[str, Any], tenant: dict[str, Any], load: Any, **more: Any
+) -> Scenario:
+    tenants = [tenant] if tenant else None
+    base = {"target": target, "tenants": tenants, **more}
+    return options.scenario(file, {**base, "load": load})
+
+
+def _load(by: str, first: float) -> dict[str, Any]:
+    """The other kinds of load, that a file may have, make room."""
+    if by == "concurrency":
+        return {"concurrency": max(1, round(first)), "rate": None, "trace": None}
+    if by == "rate":
+        return {"rate": f"{first:g}", "concurrency": None, "trace": None}
+    raise UsageError(f"--by is rate or concurrency, not {by!r}")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        found = [float(each) for each in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"loads are numbers with commas: {text!r}") from error
+    if min(found) <= 0:
+        raise UsageError("loads are above zero")
+    return found
+
+
+def _found(found: dict[str, Any], by: str, slo: str) -> str:
+    low, high = found["largest_met"], found["smallest_missed"]
+    unit = "users" if by == "concurrency" else "requests/s"
+    bounds = f"between {low:g} and {high:g}" if high is not None else f"at least {low:g}"
+    cliff = "; beyond it lies a cliff" if found["cliff"] else ""
+    spent = f"{found['probes']} probes, {found['seconds']:g} s"
+    return f"{bounds} {unit} meet '{slo}'{cliff} ({spent})"
+
+
+def _row(each: dict[str, Any]) -> str:
+    cells = (each["ttft_ms"]["p50"], each["ttft_ms"]["p95"], each["itl_ms"]["p95"])
+    shown = ["-" if value is None else f"{value:.1f}" for value in cells]
+    return (
+        f"{each['load']:>12g}{each['output_tokens_per_second']:>11.1f}"
+        f"{shown[0]:>11}{shown[1]:>9}{shown[2]:>10}  {each['verdict']}"
+    )

@@ -1,0 +1,308 @@
+"""Doing a run: users in a closed loop or due times in an open one, against one target."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+
+from loadtest import arrivals
+from loadtest.actors import Actors, Classes, Replay, Tenants
+from loadtest.client import clock
+from loadtest.core import Record, RunError
+from loadtest.desk import until
+from loadtest.instrument import Measured, Meter
+from loadtest.scenario import Scenario
+from loadtest.series import Series
+from loadtest.slo import Objective, attained, parse
+from loadtest.traces import Arrival, read
+from loadtest.users import Crew, LoadShape
+from loadtest.wire import Observer, Wire, transport
+
+_WARM = 1024  # connections opened beforehand, at most
+_LEAD = 0.05  # seconds from being ready to the start
+_STEP = 0.001  # seconds between the starts of users: at once, they would wait for each other
+_LOOK = 0.1  # seconds between looks at what is wanted
+_TICK = 1.0  # seconds between the questions to a shape
+_PATIENCE = 3600.0  # a bounded number of requests comes to an end before so many seconds each
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """This process's part of a run: worker `index` of `count`. `run` names the run, and `start`
+    is when its workers begin, as seconds since the epoch."""
+
+    run: str
+    index: int = 0
+    count: int = 1
+    start: float | None = None
+
+    def of(self, whole: int) -> int:
+        """This worker's part of so many things."""
+        return whole // self.count + (self.index < whole % self.count)
+
+
+@dataclass(slots=True)
+class Controls:
+    """What may change while a run is going. `users` and `rate` override the scenario's."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    users: int | None = None
+    rate: str | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def change(self, users: int | None = None, rate: str | None = None) -> None:
+        """Another load from now on."""
+        self.users, self.rate = users or self.users, rate or self.rate
+        self.changed.set()
+
+
+class Run:
+    """One process's part of one run."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        share: Share,
+        observers: list[Observer] | None = None,
+        controls: Controls | None = None,
+    ) -> None:
+        self.scenario = scenario
+        self.controls = controls or Controls()
+        self.series = Series.over(scenario.duration)
+        self._share = share
+        self._objectives = _objectives(scenario)
+        self.wire = Wire(
+            transport(scenario.target),
+            [self._count, *(observers or [])],
+            scenario.target.timeout,
+            share.of(scenario.load.limit) or 1,
+            share.index,
+            share.count,
+        )
+        self._trace: list[Arrival] = []
+        self._shape: LoadShape | None = None
+        self._actors = self._cast()
+        self._left = share.of(scenario.requests) if scenario.requests else None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wanted = 0
+        self._due = 0  # requests due so far and to come, in an open loop
+        self._user_seconds = 0.0
+        self._failure: BaseException | None = None
+
+    def _cast(self) -> Actors:
+        scenario, share = self.scenario, self._share
+        place = share.run, share.index, share.count
+        if scenario.users:
+            crew = Crew.load(scenario.users)
+            self._shape = crew.shape() if crew.shape else None
+            return Classes(crew, scenario, self.wire, *place)
+        trace = scenario.load.trace
+        if trace:
+            self._trace = read(trace.file, trace.format, trace.speed)
+            self._trace = self._trace[: scenario.requests][share.index :: share.count]
+            return Replay(self._trace, scenario, self.wire, share.run)
+        return Tenants(scenario, self.wire, *place)
+
+    def _count(self, record: Record) -> None:
+        self.series.add(record, attained(self._objectives[record.tenant], record))
+
+    async def execute(self) -> Measured:
+        """Do it, and wait for every answer (each has the target's timeout).
+
+        Raises:
+            RunError: a user raised an exception.
+        """
+        depth = self._depth()
+        beside = self._actors.prepare(depth)
+        await self.wire.transport.warm(min(depth, _WARM))
+        refills = [asyncio.create_task(each) for each in beside]
+        try:
+            async with Meter.running() as meter:
+                await self._begin()
+                await self._drive()
+                window = min(clock(), self._deadline) - self.wire.began
+                await self._drain()
+        finally:
+            for task in refills:
+                task.cancel()
+            await self.wire.transport.close()
+        if self._failure is not None:
+            error = self._failure
+            raise RunError(f"a user failed: {type(error).__name__}: {error}") from error
+        return self._measured(meter, window)
+
+    def _depth(self) -> int:
+        """How many dialogues may have to begin at once."""
+        load = self.scenario.load
+        if load.concurrency:
+            return self._share.of(load.concurrency)
+        rate = max(r for _, r in arrivals.profile(load.rate, 1.0).knots) if load.rate else 16
+        return max(4, int(rate / self._share.count))
+
+    async def _begin(self) -> None:
+        """Wait for the common start, and set the zero of all times."""
+        start = self._share.start
+        wait = _LEAD if start is None else max(0.0, start - time.time())
+        self.wire.began = clock() + wait
+        self._deadline = self.wire.began + (self.scenario.duration or float("inf"))
+        await until(self.wire.began)
+
+    async def _drive(self) -> None:
+        """Make load until the time is over, it is all done, or somebody stops it."""
+        driver = asyncio.create_task(self._driver())
+        stop = asyncio.create_task(self.controls.stop.wait())
+        left = None if self.scenario.duration is None else self._deadline - clock()
+        try:
+            done = asyncio.FIRST_COMPLETED
+            await asyncio.wait({driver, stop}, timeout=left, return_when=done)
+            if driver.done():
+                driver.result()
+        finally:
+            for task in (driver, stop):
+                task.cancel()
+            await asyncio.gather(driver, stop, return_exceptions=True)
+            self._deadline = min(self._deadline, clock())
+
+    async def _drain(self) -> None:
+        """Wait for what is in flight; when stopped, leave it."""
+        stop = asyncio.create_task(self.controls.stop.wait())
+        while self._tasks and not stop.done():
+            await asyncio.wait({*self._tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        self._unfinished = self.wire.inflight
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _closed(self) -> None:
+        """Keep as many users at work as are wanted."""
+        load, spawned = self.scenario.load, 0
+        while True:
+            self._wanted = self._share.of(self.controls.users or load.concurrency or 0)
+            now = clock() if spawned else self.wire.began
+            step = _STEP if load.ramp is None else load.ramp / max(1, self._wanted)
+            for number in range(self._at_work(), self._wanted):
+                lead = 0.0 if spawned >= self._wanted else step * number
+                self._spawn(self._user(number, now + lead))
+                spawned += 1
+            if not self._tasks:
+                return
+            await asyncio.sleep(_LOOK)
+
+    def _at_work(self) -> int:
+        return len(self._tasks) if not self._exhausted() else self._wanted
+
+    async def _user(self, number: int, begin: float) -> None:
+        """A user, until there are too many or no time; and how long they were there."""
+
+        def more(due: float) -> bool:
+            if number >= self._wanted or due >= self._deadline or self._exhausted():
+                return False
+            self._left = None if self._left is None else self._left - 1
+            return True
+
+        await self._actors.user(number, begin, more, lambda: self._deadline)
+        self._user_seconds += max(0.0, min(clock(), self._deadline) - begin)
+
+    def _exhausted(self) -> bool:
+        return self._left is not None and self._left <= 0
+
+    async def _driver(self) -> None:
+        """What makes load: a shape decides every second, the rest is decided."""
+        if self._shape is None:
+            await (self._closed() if self.scenario.load.concurrency else self._open(self._plan()))
+            return
+        self._shape.begin()
+        made: asyncio.Task[None] | None = None
+        users = 0.0
+        while (wanted := self._shape.tick()) is not None:
+            if isinstance(wanted, tuple):
+                users = min(float(wanted[0]), users + wanted[1] * _TICK)
+                self.controls.users = max(1, round(users))
+                made = made or asyncio.create_task(self._closed())
+            else:
+                self.controls.change(rate=str(wanted))
+                made = made or asyncio.create_task(self._open(deque()))
+            await asyncio.sleep(_TICK)
+        if made:
+            made.cancel()
+
+    async def _open(self, plan: deque[float]) -> None:
+        """Send what is due when it is due, however many are still being answered."""
+        while plan or self._shape:
+            due = self.wire.began + plan.popleft() if plan else self._deadline
+            if await self._changed_before(due):
+                plan = self._plan(self.controls.rate, clock() - self.wire.began)
+            else:
+                self._spawn(self._actors.visit(due, lambda: self._deadline))
+        if self.scenario.duration is not None:
+            await until(self._deadline)
+
+    def _plan(self, rate: str | None = None, at: float = 0.0) -> deque[float]:
+        """Due times from `at` on, of this worker."""
+        scenario, share = self.scenario, self._share
+        duration = scenario.duration or (scenario.requests or 0) * _PATIENCE
+        if self._trace:
+            times = [arrival.at for arrival in self._trace]
+        else:
+            profile = arrivals.profile(rate or scenario.load.rate or "", duration - at)
+            process = arrivals.process(scenario.load.arrivals)
+            times = arrivals.schedule(profile, process, duration - at, str(scenario.seed))
+            times = times[: scenario.requests][share.index :: share.count]
+        due = [at + each for each in times if not scenario.duration or at + each < duration]
+        self._due = self.wire.started + len(due)
+        return deque(due)
+
+    async def _changed_before(self, due: float) -> bool:
+        """Wait for `due`; early and true if the load is changed meanwhile."""
+        changed = self.controls.changed
+        while (left := due - clock()) > _LOOK and not changed.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(min(_LOOK, left - _LOOK / 2))
+        if changed.is_set():
+            changed.clear()
+            return True
+        await until(due)
+        return False
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Nothing a user does wrong goes unnoticed: it ends the run."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+            self.controls.stop.set()
+
+    def _measured(self, meter: Meter, window: float) -> Measured:
+        traffic, wire = self.wire.transport.traffic, self.wire
+        closed = self.scenario.load.concurrency is not None
+        return Measured(
+            series=self.series,
+            open_loop=not closed,
+            window=window,
+            offered=self._user_seconds / window if closed and window else float(self._due),
+            started=wire.started,
+            unfinished=self._unfinished,
+            most_in_flight=wire.most,
+            opened=traffic.opened,
+            requests=traffic.requests,
+            cpu=meter.cpu,
+            wall=meter.wall,
+            busiest=meter.cpu / meter.wall if meter.wall else 0.0,
+            lag=meter.lag,
+            parsing=traffic.parsing,
+            planned_hits=self._actors.planned_hits,
+            stopped=self.controls.stop.is_set(),
+        )
+
+
+def _objectives(scenario: Scenario) -> dict[str, tuple[Objective, ...]]:
+    """By tenant: its own, or those of the run."""
+    texts = {tenant.name: tenant.slo or scenario.slo for tenant in scenario.tenants}
+    return {name: parse(text) if text else () for name, text in texts.items()}

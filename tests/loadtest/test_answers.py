@@ -1,0 +1,308 @@
+"""search, sweep, compare, report, workers, the page: against the mock."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import random
+import socket
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from loadtest.compare import compare
+from loadtest.core import Record, UsageError
+from loadtest.histogram import Histogram
+from loadtest.intervals import drift, quantile_interval, warm_up
+from loadtest.outcome import conduct
+from loadtest.records import Writer, read
+from loadtest.report import from_records
+from loadtest.web import Desk, serving
+from tests.loadtest.conftest import Command, ended, mocked, read_json
+
+
+def records(count: int = 400, slower: float = 1.0, seed: int = 1, **more: Any) -> list[Record]:
+    rng = random.Random(seed)
+    made = []
+    for index in range(count):
+        at, wait = index / 40, slower * rng.lognormvariate(-2, 0.3)
+        end = at + wait + 0.03
+        made.append(
+            Record(
+                id=index,
+                intended=at,
+                sent=at,
+                first_token=at + wait,
+                end=end,
+                gaps=[10_000, 20_000],
+                frames=3,
+                status=200,
+                output_tokens=3,
+                **more,
+            )
+        )
+    return made
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return list(folder.glob("r.jsonl.*"))
+
+
+async def test_search_brackets_what_the_server_can_do(loadtest: Command, tmp_path: Path) -> None:
+    # Four at a time, each 0.1 s: 40 requests a second, and no more.
+    async with mocked(ttft=0.1, itl=0.0, capacity=4) as server:
+        done = await loadtest(
+            *("search", "--url", server.target()["url"], "--api", "openai", "--max-tokens", "1"),
+            *("--slo", "ttft p90 < 400ms, errors < 10%", "--from", "16", "--duration", "2.4s"),
+            *("--precision", "0.3", "--json", "found.json"),
+        )
+    assert done.status == 0, done.out + done.err
+    found = read_json(tmp_path / "found.json")
+    assert 16 <= found["largest_met"] < 48
+    assert 24 < found["smallest_missed"] <= 64
+    assert found["probes"] == len(found["trail"]) <= 6
+    assert any(probe["decided"] == "early" for probe in found["trail"])
+    assert found["seconds"] < 4 * 5 * found["probes"]
+
+
+async def test_a_search_that_cannot_be_met_says_so(loadtest: Command) -> None:
+    async with mocked(ttft=0.05) as server:
+        done = await loadtest(
+            *("search", "--url", server.target()["url"], "--api", "openai", "--max-tokens", "1"),
+            *("--slo", "ttft p50 < 1ms", "--by", "concurrency", "--from", "1", "--duration", "2s"),
+        )
+    assert (done.status, "not even 1 meets" in done.err) == (3, True), done.err
+
+
+async def test_sweep_shows_each_load(loadtest: Command, tmp_path: Path) -> None:
+    async with mocked() as server:
+        done = await loadtest(
+            *("sweep", "--loads", "1,4", "--url", server.target()["url"], "--api", "openai"),
+            *("--max-tokens", "5", "--duration", "1s", "--json", "s.json"),
+        )
+    one, four = read_json(tmp_path / "s.json")["runs"]
+    assert (one["load"], four["load"]) == (1, 4)
+    assert four["output_tokens_per_second"] > 3 * one["output_tokens_per_second"]
+    assert done.out.count("VALID") + done.out.count("SUSPECT") == 2
+
+
+@pytest.mark.parametrize(
+    ("slower", "seed", "verdict"),
+    [(1.0, 1, "same"), (1.25, 1, "worse"), (0.8, 1, "better"), (1.3, 2, "worse")],
+)
+def test_compare_tells_better_from_worse(slower: float, seed: int, verdict: str) -> None:
+    found = compare(records(), records(slower=slower, seed=seed), tolerance=0.05)
+    ttft = next(each for each in found["changes"] if each["quantity"] == "ttft p50")
+    assert found["paired"]
+    assert ttft["verdict"] == verdict
+    assert ttft["low"] <= ttft["ratio"] <= ttft["high"]
+    assert 0 < ttft["detectable"] < 0.5 or slower in (1.0, 1.25, 0.8)
+
+
+def test_compare_counts_more_errors_as_worse() -> None:
+    broken = records(count=200, error="http_500") + records()[200:]
+    assert compare(records(), broken, 0.05)["errors"]["verdict"] == "worse"
+
+
+def test_compare_needs_something_to_compare() -> None:
+    with pytest.raises(UsageError, match="only 5"):
+        compare(records(5), records(5), 0.05)
+
+
+async def test_compare_by_command(loadtest: Command, tmp_path: Path) -> None:
+    for name, slower in (("a", 1.0), ("b", 1.5)):
+        with Writer(tmp_path / f"{name}.jsonl") as writer:
+            for record in records(slower=slower):
+                writer(record)
+    assert (await loadtest("compare", "a.jsonl", "a.jsonl")).status == 0
+    worse = await loadtest("compare", "a.jsonl", "b.jsonl")
+    assert (worse.status, worse.out.startswith("**worse**")) == (1, True)
+    assert (await loadtest("compare", "a.jsonl", "missing.jsonl")).status == 2
+
+
+async def test_records_say_what_the_run_said(loadtest: Command, tmp_path: Path) -> None:
+    async with mocked() as server:
+        scenario = server.scenario(load={"rate": "50"}, duration=2)
+        with Writer(tmp_path / "r.jsonl") as writer:
+            summary, _ = await conduct(scenario, [writer], calibration=0)
+    again = from_records(read(tmp_path / "r.jsonl"), 2.0)
+    for key in ("requests", "output_tokens", "ttft_ms", "itl_ms", "output_tokens_per_second"):
+        assert again[key] == summary[key], key
+
+
+async def test_a_run_leaves_its_files(loadtest: Command, tmp_path: Path) -> None:
+    async with mocked() as server:
+        done = await loadtest(
+            *("run", "--url", server.target()["url"], "--api", "openai", "--rate", "40"),
+            *("--duration", "1", "--max-tokens", "4", "--calibration", "0", "--headless"),
+            *("--slo", "ttft p95 < 1ms", "--html", "r.html", "--csv", "r.csv", "--junit", "r.xml"),
+        )
+    ended(done, 1)
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("<svg") >= 6
+    assert "http://" not in page.replace(server.target()["url"], "")
+    figures = dict(csv.reader((tmp_path / "r.csv").read_text().splitlines()))
+    assert int(figures["output_tokens"]) == 4 * int(figures["requests"])
+    suite = ET.parse(tmp_path / "r.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+
+
+async def test_workers_do_one_run_together(loadtest: Command, tmp_path: Path) -> None:
+    async with mocked() as server:
+        flags = ("--url", server.target()["url"], "--api", "openai", "--max-tokens", "4")
+        done = await loadtest(
+            *("run", *flags, "--rate", "60", "--arrivals", "poisson", "--duration", "2"),
+            *("--workers", "2", "--records", "r.jsonl", "--json", "s.json", "--calibration", "0"),
+        )
+        truth = server.mock.truth.requests
+    ended(done)
+    summary, found = read_json(tmp_path / "s.json"), list(read(tmp_path / "r.jsonl"))
+    assert summary["requests"] == len(found) == truth > 80
+    assert summary["instrument"]["workers"] == 2
+    # The parts are slices of one schedule: no id twice, none missing.
+    assert sorted(record.id for record in found) == list(range(truth))
+    assert not leftovers(tmp_path)
+
+
+async def test_a_lost_worker_makes_the_run_invalid() -> None:
+    from loadtest import jobs
+    from loadtest.outcome import conclude
+
+    async with mocked() as server:
+        scenario = server.scenario(load={"concurrency": 4}, duration=1)
+        parts = [await jobs.work(job) for job in jobs.split(scenario, "test", 2, None)[:1]]
+    summary = await conclude(scenario, jobs.together(parts, 2), 0)
+    assert summary["verdict"] == "INVALID"
+    assert any("1 workers were lost" in reason for reason in summary["reasons"])
+
+
+async def test_the_page_starts_stops_and_changes_the_load() -> None:
+    async with mocked(ttft=0.03) as server:
+        desk = Desk(server.scenario(load={"concurrency": 2}, duration=30), [], 0)
+        async with serving(desk, 0) as port, httpx.AsyncClient() as client:
+            base = f"http://127.0.0.1:{port}"
+
+            async def post(verb: str, **body: Any) -> httpx.Response:
+                return await client.post(f"{base}/{verb}", json=body)
+
+            async def state() -> Any:
+                return (await client.get(f"{base}/state")).json()
+
+            assert "<title>loadtest" in (await client.get(base)).text
+            assert (await state())["state"] == "ready"
+            assert (await post("start")).json()["state"] == "running"
+            assert (await post("start")).status_code == 400
+            await asyncio.sleep(0.6)
+            assert (await state())["live"]["in_flight"] == 2
+            assert (await post("load", users=6)).status_code == 200
+            await asyncio.sleep(0.6)
+            assert (await state())["live"]["in_flight"] == 6
+            metrics = (await client.get(f"{base}/metrics")).text
+            assert 'loadtest_requests_total{tenant="default",outcome="ok"}' in metrics
+            assert 'loadtest_ttft_seconds_bucket{tenant="default",le="+Inf"}' in metrics
+            assert (await post("load", users=0)).status_code == 400
+            assert (await post("load", rate="5")).status_code == 400
+            assert (await client.post(f"{base}/stop")).status_code == 415
+            await post("stop")
+            await desk.ended()
+            found = await state()
+    assert found["state"] == "finished"
+    assert found["summary"]["requests"] > 20
+
+
+async def test_metrics_are_pushed_to_a_gateway(loadtest: Command) -> None:
+    pushed: list[str] = []
+
+    async def gateway(request: Request) -> Response:
+        pushed.append((await request.body()).decode())
+        return Response()
+
+    app = Starlette(routes=[Route("/metrics/job/loadtest", gateway, methods=["PUT"])])
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="error")
+    running = uvicorn.Server(config)
+    task = asyncio.create_task(running._serve([listener]))
+    async with mocked() as server:
+        done = await loadtest(
+            *("run", "--url", server.target()["url"], "--api", "openai", "--concurrency", "2"),
+            *("--requests", "20", "--duration", "20", "--calibration", "0"),
+            *("--push", f"http://127.0.0.1:{listener.getsockname()[1]}/metrics/job/loadtest"),
+        )
+    running.should_exit = True
+    await task
+    ended(done)
+    assert 'loadtest_requests_total{tenant="default",outcome="ok"} 20' in pushed[-1]
+
+
+async def test_the_rate_of_an_open_loop_changes_on_the_way() -> None:
+    from loadtest.runner import Controls
+
+    controls = Controls()
+    async with mocked() as server:
+        asyncio.get_running_loop().call_later(1.0, controls.change, None, "80")
+        load = {"rate": "10", "arrivals": "constant"}
+        summary, _ = await conduct(server.scenario(load=load, duration=2), [], controls, 0)
+    assert summary["requests"] == pytest.approx(80, abs=30)
+
+
+async def test_ttft_is_split_by_the_servers_own_metrics() -> None:
+    async with mocked(ttft=0.05, capacity=2) as server:
+        target = {"metrics": f"http://127.0.0.1:{server.port}/metrics"}
+        scenario = server.scenario(load={"concurrency": 4}, requests=24, duration=20, target=target)
+        summary, _ = await conduct(scenario, calibration=0)
+    split = summary["server"]
+    assert split["engine_ttft_ms"] == pytest.approx(summary["service_ttft_ms"]["mean"], abs=30)
+    assert split["queue_ms"] > 30  # two of four wait for the others
+    assert split["queue_ms"] + split["other_ms"] == pytest.approx(split["engine_ttft_ms"], abs=0.1)
+
+
+async def test_metrics_that_cannot_be_read_stop_the_run_before_it_begins(loadtest: Command) -> None:
+    async with mocked() as server:
+        done = await loadtest(
+            *("run", "--url", server.target()["url"], "--api", "openai", "--concurrency", "1"),
+            *("--duration", "1", "--metrics", "http://127.0.0.1:9/metrics"),
+        )
+        assert server.mock.truth.requests == 0
+    assert (done.status, "cannot read the metrics" in done.err) == (2, True)
+
+
+def test_a_warm_up_is_found_and_a_drift_noticed() -> None:
+    rng = random.Random(3)
+    steady = [rng.gauss(100, 3) for _ in range(60)]
+    assert warm_up(steady) is not None
+    assert (warm_up(steady) or 0) < 15
+    assert warm_up([400 - 60 * i for i in range(5)] + steady) in range(4, 16)
+    rising = [100 + 2 * i + rng.gauss(0, 3) for i in range(60)]
+    assert abs(drift(steady)) < 3 < drift(rising)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_intervals_of_quantiles_cover_the_truth(share: float) -> None:
+    rng, hits = random.Random(9), 0
+    true = {0.5: 1.0, 0.95: 5.180}[share]  # of a lognormal with median 1 and sigma 1
+    for _ in range(60):
+        blocks = [Histogram(buckets={}) for _ in range(32)]
+        for block in blocks:
+            for _ in range(12):
+                block.add(rng.lognormvariate(0, 1))
+        found = quantile_interval(blocks, share)
+        assert found is not None
+        hits += found[0] <= true <= found[1]
+    assert hits >= 51  # 95% of 60 are 57; fewer than 51 would come once in a thousand times
+
+
+async def test_quick_needs_nothing_but_a_url() -> None:
+    from loadtest.quick import answer
+
+    async with mocked() as server:
+        result, lines = await answer(server.target(), seconds=0.6)
+    assert [each["scenario"]["load"]["concurrency"] for each in result["loads"]] == [1, 4, 16]
+    assert lines[-1].startswith("16 users get")

@@ -1,0 +1,271 @@
+"""Scenarios, user classes and traces, driven against the mock."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from loadtest.core import UsageError
+from loadtest.outcome import conduct
+from loadtest.records import Writer
+from loadtest.records import read as read_records
+from loadtest.scenario import read
+from loadtest.traces import read as read_trace
+from tests.loadtest.conftest import Command, ended, mocked, read_json
+
+SCENARIO = """
+target: {url: "http://127.0.0.1:%d/client/v4", api: workers-ai, account: a, model: m}
+load: {rate: 60, arrivals: constant}
+duration: 2s
+slo: errors < 1%%
+tenants:
+  - {name: chat, share: 3, prompt_tokens: "uniform(4, 12)", output_tokens: 4}
+  - {name: vision, images: 1, sizes: [64x48], output_tokens: "choice(2, 6)", slo: ttft p95 < 1us}
+"""
+
+
+async def test_tenants_share_the_load_and_have_objectives_of_their_own(
+    loadtest: Command, tmp_path: Path
+) -> None:
+    async with mocked() as server:
+        (tmp_path / "s.yaml").write_text(SCENARIO % server.port)
+        done = await loadtest("run", "s.yaml", "--json", "out.json", "--calibration", "0")
+    ended(done, 1)
+    summary = read_json(tmp_path / "out.json")
+    chat, vision = (summary["tenants"][name] for name in ("chat", "vision"))
+    assert chat["requests"] + vision["requests"] == 120
+    assert chat["requests"] == pytest.approx(90, abs=18)
+    assert chat["output_tokens"] == 4 * chat["requests"]
+    met = {(each["tenant"], each["objective"]): each["met"] for each in summary["slo"]}
+    assert met == {(None, "errors < 1%"): True, ("vision", "ttft p95 < 1us"): False}
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (("duration: 2s", "durations: 2s"), "durations"),
+        (("share: 3", "share: 0"), "tenants.0.share"),
+        (("sizes: [64x48], ", ""), "images need sizes"),
+        (("name: vision", "name: chat"), "names of their own"),
+        (("uniform(4, 12)", "uniform(4)"), "not a distribution"),
+        (("rate: 60", "concurrency: many"), "load.concurrency"),
+        (("ttft p95 < 1us", "ttft p95 < 1"), "needs a unit"),
+        (("ttft p95 < 1us", "latency < 1s"), "unknown quantity"),
+        (("load:", "load: ["), "not YAML"),
+    ],
+)
+def test_what_is_wrong_with_a_scenario_is_said(change: tuple[str, str], place: str) -> None:
+    with pytest.raises(UsageError, match=place.replace(".", r"\.")):
+        read((SCENARIO % 1).replace(*change))
+
+
+def test_tokens_of_tenants_do_not_come_out() -> None:
+    text = (SCENARIO % 1).replace("name: chat", "name: chat, token: s3cret")
+    scenario = read(text)
+    assert "s3cret" not in scenario.model_dump_json() + repr(scenario)
+    with pytest.raises(UsageError) as found:
+        read(text.replace("token: s3cret", "token: [s3cret]"))
+    assert "s3cret" not in str(found.value)
+
+
+async def test_the_published_schema_is_json_schema(loadtest: Command) -> None:
+    import jsonschema
+
+    done = await loadtest("schema")
+    jsonschema.Draft202012Validator.check_schema(json.loads(done.out))
+    assert json.loads(done.out)["additionalProperties"] is False
+
+
+async def test_conversations_send_what_was_said_before() -> None:
+    async with mocked() as server:
+        tenant = {"turns": "3", "prompt_tokens": "10", "output_tokens": "5", "think": "0.01"}
+        scenario = server.scenario(load={"concurrency": 1}, requests=2, duration=20)
+        scenario = scenario.model_copy(update={"tenants": (type(scenario.tenants[0])(**tenant),)})
+        records = []
+        await conduct(scenario, [records.append], calibration=0)
+    # Each turn brings 10 words, and the 5 of the answer before.
+    assert [record.prompt_tokens for record in records] == [10, 25, 40] * 2
+    assert all(b.intended >= a.end + 0.0099 for a, b in pairwise(records[:3]))
+
+
+async def test_prompts_of_one_run_share_only_what_was_planned() -> None:
+    async with mocked() as server:
+        fresh = server.scenario(load={"concurrency": 4}, requests=60, duration=20)
+        summary, _ = await conduct(fresh, calibration=0)
+        again, _ = await conduct(fresh, calibration=0)  # the same seed, another run
+        pool = {"pool": 2, "tokens": 96, "share": 1.0}
+        tenant = type(fresh.tenants[0])(prompt_tokens="32", output_tokens="2", prefixes=pool)
+        shared, _ = await conduct(fresh.model_copy(update={"tenants": (tenant,)}), calibration=0)
+    assert summary["cache"]["observed_hit_rate"] == again["cache"]["observed_hit_rate"] == 0
+    assert shared["cache"]["planned_hit_rate"] == pytest.approx(0.75)
+    assert shared["cache"]["observed_hit_rate"] == pytest.approx(0.75, abs=0.06)
+
+
+async def test_planned_hits_that_do_not_come_are_suspect() -> None:
+    async with mocked() as server:
+        plain = server.scenario(load={"concurrency": 2}, requests=40, duration=20)
+        pool = {"pool": 40, "tokens": 96, "share": 1.0}  # so many that few are met twice
+        tenant = type(plain.tenants[0])(prompt_tokens="8", output_tokens="2", prefixes=pool)
+        scenario = plain.model_copy(update={"tenants": (tenant,)})
+        summary, _ = await conduct(scenario, calibration=0)
+    assert any("cache hits were" in reason for reason in summary["reasons"])
+
+
+USERS = """
+from loadtest.users import LoadShape, User, between, task
+
+class Analyst(User):
+    weight = 3
+    wait_time = between(0.01, 0.03)
+
+    async def on_start(self):
+        self.chart = self.picture("32x32")
+
+    @task(3)
+    async def look(self):
+        reply = await self.ai.stream(self.prompt(6), images=[self.chart], max_tokens=4)
+        assert reply.ok and len(reply.itl) == 3 and 0 < reply.ttft <= reply.e2e
+        await self.ai.chat("And the trend?", max_tokens=3)
+        self.ai.forget()
+
+    @task
+    async def total(self):
+        tools = [{"name": "add", "description": "adds", "parameters": {"type": "object"}}]
+        reply = await self.ai.run("One number", max_tokens=2, tools=tools)
+        assert reply.text == " token token"
+
+class Clerk(User):
+    wait_time = 0.02
+
+    @task
+    async def ask(self):
+        await self.ai.stream("Hello", max_tokens=2)
+"""
+
+
+async def test_user_classes_do_their_tasks(loadtest: Command, tmp_path: Path) -> None:
+    (tmp_path / "users.py").write_text(USERS)
+    async with mocked() as server:
+        done = await loadtest(
+            *("run", "users.py", "--url", server.target()["url"], "--api", "openai"),
+            *("--concurrency", "4", "--duration", "2", "--records", "r.jsonl"),
+            *("--calibration", "0"),
+        )
+    ended(done)
+    tasks = Counter(record.task for record in read_records(tmp_path / "r.jsonl"))
+    assert set(tasks) == {"Analyst.look", "Analyst.total", "Clerk.ask"}
+    assert tasks["Analyst.look"] > tasks["Analyst.total"] > 0
+
+
+SHAPE = """
+
+class Stairs(LoadShape):
+    def tick(self):
+        if self.get_run_time() > 2.5:
+            return None
+        return %s
+"""
+
+
+@pytest.mark.parametrize(
+    ("says", "loop", "least"),
+    [("(2 if self.get_run_time() < 1 else 6, 10)", "closed", 6), ("30.0", "open", 1)],
+)
+async def test_a_shape_decides_users_or_rate(
+    says: str, loop: str, least: int, loadtest: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "users.py").write_text(USERS + SHAPE % says)
+    async with mocked(ttft=0.05) as server:
+        done = await loadtest(
+            *("run", "users.py", "--url", server.target()["url"], "--api", "openai"),
+            *("--duration", "20", "--json", "out.json", "--calibration", "0"),
+        )
+    ended(done)
+    summary = read_json(tmp_path / "out.json")
+    assert 2 < summary["window_s"] < 5
+    assert summary["instrument"]["most_in_flight"] >= least
+    assert summary["requests"] > 40
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nothing_of_that_name", "ModuleNotFoundError"),
+        ("x = 1", "no User with a @task"),
+        (USERS.replace("weight = 3", "tenant = 'z'"), "unknown tenant"),
+    ],
+)
+async def test_a_file_of_users_that_cannot_be_used(
+    text: str, said: str, loadtest: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "u.py").write_text(text)
+    done = await loadtest(
+        "run", "u.py", "--url", "http://x/v1", "--api", "openai", "--duration", "1"
+    )
+    assert (done.status, said in done.err) == (2, True), done.err
+
+
+async def test_an_exception_of_a_user_ends_the_run_loudly(
+    loadtest: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "u.py").write_text(USERS.replace("reply.ok and", "reply.text == 'no' and"))
+    async with mocked() as server:
+        flags = ("--api", "openai", "--concurrency", "2", "--duration", "20")
+        done = await loadtest("run", "u.py", "--url", server.target()["url"], *flags)
+    assert (done.status, "a user failed: AssertionError" in done.err) == (3, True), done.err
+
+
+AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 18:15:46.6805900,20,4
+2023-11-16 18:15:46.8805900,8,0
+2023-11-16 18:15:47.0805900,12,6
+"""
+MOONCAKE = """{"timestamp": 400, "input_length": 530, "output_length": 6, "hash_ids": [7, 9]}
+{"timestamp": 0, "input_length": 520, "output_length": 4, "hash_ids": [7, 8]}
+"""
+BURSTGPT = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
+5,ChatGPT,20,4,24,Conversation log
+5.4,GPT-4,12,6,18,Conversation log
+"""
+ACCESS = """2026-11-22 10:00:01,000 INFO serving.access {"id":"1","duration":1.0,"usage":\
+{"prompt_tokens":20,"completion_tokens":4,"cached_tokens":0}}
+2026-11-22 10:00:01,100 INFO serving.cluster ready
+2026-11-22 10:00:01,900 INFO serving.access {"id":"2","duration":1.5,"usage":\
+{"prompt_tokens":12,"completion_tokens":6,"cached_tokens":0}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "lengths"),
+    [
+        ("azure", AZURE, [20, 12]),
+        ("mooncake", MOONCAKE, [520, 530]),
+        ("burstgpt", BURSTGPT, [20, 12]),
+        ("access-log", ACCESS, [20, 12]),
+    ],
+)
+async def test_a_trace_is_replayed_when_and_as_long_as_recorded(
+    kind: str, text: str, lengths: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / "trace").write_text(text)
+    load = {"trace": {"file": str(tmp_path / "trace"), "format": kind, "speed": 2}}
+    async with mocked() as server:
+        with Writer(tmp_path / "r.jsonl") as writer:
+            await conduct(server.scenario(load=load), [writer], calibration=0)
+    records = sorted(read_records(tmp_path / "r.jsonl"), key=lambda record: record.intended)
+    assert [record.intended for record in records] == [0.0, pytest.approx(0.2, abs=1e-3)]
+    assert [record.prompt_tokens for record in records] == lengths
+    assert [record.output_tokens for record in records] == [4, 6]
+    # Mooncake's first block of 512 is the same in both.
+    assert records[1].cached_tokens == (512 if kind == "mooncake" else 0)
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "TIMESTAMP,ContextTokens\nx,y\n"])
+def test_what_is_not_a_trace_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t").write_text(text)
+    with pytest.raises(UsageError):
+        read_trace(tmp_path / "t", "azure")
