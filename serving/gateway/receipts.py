@@ -18,6 +18,8 @@ from serving.errors import (
     BadRequest,
     Forbidden,
     NotAgreed,
+    QuotaSpent,
+    RateLimited,
     ServingError,
     Unauthenticated,
     Unroutable,
@@ -31,7 +33,15 @@ Observer = Callable[[Receipt], None]
 CLIENT_LEFT = 499  # nginx's status for a request whose client left before the answer began
 
 _access = logging.getLogger("serving.access")
-_CALLERS_FAULT = (BadRequest, Unauthenticated, Forbidden, NotAgreed, Unroutable)
+_CALLERS_FAULT = (
+    BadRequest,
+    Unauthenticated,
+    Forbidden,
+    NotAgreed,
+    Unroutable,
+    RateLimited,
+    QuotaSpent,
+)
 
 
 @dataclass(slots=True)

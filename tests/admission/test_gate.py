@@ -22,7 +22,7 @@ from serving.core import Generation, Limits, Size
 from serving.engine.fake import count_tokens
 from serving.errors import Overloaded
 from serving.settings import Settings
-from serving.tenancy import accounts
+from serving.tenancy import accounts, tables
 from tests.tenancy.conftest import ACCOUNT, TOKEN, Service, bearer, path, serving
 
 
@@ -71,6 +71,10 @@ async def test_requests_per_minute(service: Service) -> None:
     assert answers[0].headers["x-ratelimit-limit-requests"] == "3"
     assert answers[0].headers["x-ratelimit-reset-requests"].endswith("s")
     assert len(service.engine.started) == 3
+    service.tenants._ledger._ship()
+    with service.tenants.tenancy.database.begin() as connection:
+        rows = connection.execute(tables.usage.select().order_by(tables.usage.c.at)).all()
+    assert [row.outcome for row in rows] == ["ok"] * 3 + ["rejected"] * 2
 
 
 async def test_a_token_has_limits_of_its_own(service: Service) -> None:
