@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,7 @@ def search(
         if not scenario.slo:
             raise UsageError("a search needs --slo")
         whole = by == "concurrency"
-        asked = lambda load: probe(scenario, load)  # noqa: E731 - a name for the argument
+        asked = partial(probe, scenario)
         found = console.loop(find(asked, first, most, precision, whole, console.say))
         if json:
             console.write_json(json, {"by": by, "slo": scenario.slo, **found})
@@ -117,11 +118,10 @@ def report(
 ) -> None:
     """Figures and plots from a file of records, of any length."""
     from loadtest import report as files
-    from loadtest.records import read
 
     with console.reported():
         own = _own(summary)
-        found = files.from_records(read(file), own.get("window_s"))
+        found = files.from_file(file, own.get("window_s"))
         points, curves = found.pop("timeline"), found.pop("curves")
         whole = {**found, **own}
         if json:

@@ -66,12 +66,7 @@ class Measured(msgspec.Struct, kw_only=True):
 
     def fold(self) -> Measured:
         """Make it ready to be encoded. Returns itself."""
-        for tallies in self.series.blocks.values():
-            for tally in tallies:
-                for name in tally.__struct_fields__:
-                    value = getattr(tally, name)
-                    if isinstance(value, Histogram):
-                        value.fold()
+        self.series.fold()
         self.lag.fold()
         self.parsing.fold()
         return self

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from html import escape
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from loadtest.core import Record, UsageError
+import msgspec
+
+from loadtest.core import UsageError
 from loadtest.instrument import Measured
 from loadtest.plots import lines_plot
+from loadtest.records import read
 from loadtest.series import Series
 from loadtest.summary import curves, summarize, timeline
 from loadtest.text import lines
 
+_LONG = 64 << 20  # bytes of records from which processes are worth their start
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
 pre{background:#f6f6f4;padding:1rem;overflow:auto}
@@ -28,33 +35,59 @@ svg text{font:11px system-ui,sans-serif;fill:#555}
 """
 
 
-def from_records(records: Iterable[Record], duration: float | None = None) -> dict[str, Any]:
-    """The summary that can be made of records alone, streaming; no word on the instrument.
+def from_file(path: Path, duration: float | None = None, parts: int = 0) -> dict[str, Any]:
+    """The summary that can be made of records alone, without a word on the instrument.
+
+    A long file is read in `parts`, each by a process; 0 is one for each core.
 
     Raises:
-        UsageError: there are no records.
+        UsageError: it cannot be read, or there are no records.
     """
-    measured = measured_of(records, duration)
+    parts = parts or (os.cpu_count() or 1 if path.is_file() and _long(path) else 1)
+    if parts == 1:
+        series, last = _added(path, 0, 1, duration)
+    else:
+        series, last = _shared(path, parts, duration)
+    count = sum(tally.requests for tallies in series.blocks.values() for tally in tallies)
+    if not count:
+        raise UsageError("there are no records")
+    measured = Measured(
+        series=series,
+        open_loop=True,
+        window=duration or last or 1e-3,  # up to the last due time
+        offered=float(count),
+        started=count,
+    )
     return {**summarize(measured), "timeline": timeline(measured), "curves": curves(measured)}
 
 
-def measured_of(records: Iterable[Record], duration: float | None = None) -> Measured:
-    """What records add up to. Without a `duration` the window ends with the last due time.
+def _long(path: Path) -> bool:
+    return path.stat().st_size > _LONG
 
-    Raises:
-        UsageError: there are no records.
-    """
-    series, last, count = Series.over(duration), 0.0, 0
-    for record in records:
+
+def _added(path: Path, part: int, parts: int, duration: float | None) -> tuple[Series, float]:
+    """What a part of a file adds up to, and its last due time."""
+    series, last = Series.over(duration), 0.0
+    for record in read(path, part, parts):
         series.add(record)
         last = max(last, record.intended)
-        count += 1
-    if not count:
-        raise UsageError("there are no records")
-    window = duration or last or 1e-3
-    return Measured(
-        series=series, open_loop=True, window=window, offered=float(count), started=count
-    )
+    return series, last
+
+
+def _shared(path: Path, parts: int, duration: float | None) -> tuple[Series, float]:
+    with ProcessPoolExecutor(parts, get_context("spawn")) as pool:
+        jobs = [pool.submit(_packed, path, part, parts, duration) for part in range(parts)]
+        whole, last = Series.over(duration), 0.0
+        for job in jobs:
+            packed, due = job.result()
+            whole.merge(msgspec.msgpack.decode(packed, type=Series))
+            last = max(last, due)
+    return whole, last
+
+
+def _packed(path: Path, part: int, parts: int, duration: float | None) -> tuple[bytes, float]:
+    series, last = _added(path, part, parts, duration)
+    return msgspec.msgpack.encode(series.fold()), last
 
 
 def html(summary: Mapping[str, Any], points: Sequence[Mapping[str, Any]], dist: Any) -> str:

@@ -155,6 +155,14 @@ class Series(msgspec.Struct):
             for index in range(longest)
         ]
 
+    def fold(self) -> Series:
+        """Make it ready to be encoded. Returns itself."""
+        for tallies in self.blocks.values():
+            for tally in tallies:
+                for name in TIMES:
+                    getattr(tally, name).fold()
+        return self
+
     def _coarsen(self) -> None:
         """Make blocks twice as wide."""
         self.width *= 2
