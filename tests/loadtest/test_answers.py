@@ -6,6 +6,7 @@ import asyncio
 import csv
 import random
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -25,6 +26,8 @@ from loadtest.intervals import drift, quantile_interval, warm_up
 from loadtest.outcome import conduct
 from loadtest.records import Writer, read
 from loadtest.report import from_file
+from loadtest.search import Judge, Probe, search
+from loadtest.slo import parse
 from loadtest.web import Desk, serving
 from tests.loadtest.conftest import Command, ended, mocked, read_json
 
@@ -56,21 +59,60 @@ def leftovers(folder: Path) -> list[Path]:
     return list(folder.glob("r.jsonl.*"))
 
 
-async def test_search_brackets_what_the_server_can_do(loadtest: Command, tmp_path: Path) -> None:
-    # Four at a time, each 0.1 s: 40 requests a second, and no more.
-    async with mocked(ttft=0.1, itl=0.0, capacity=4) as server:
+def probing(capacity: float) -> Callable[[float], Awaitable[Probe]]:
+    """A server that meets the objective up to `capacity`."""
+
+    async def probe(load: float) -> Probe:
+        values = {"ttft p95 < 1s": 0.3 if load <= capacity else 3.0}
+        return Probe(load, load <= capacity, "early", 10, 1.0, values, "VALID")
+
+    return probe
+
+
+@pytest.mark.parametrize(
+    ("capacity", "whole", "low", "high"),
+    [(37, False, 33, 40), (37, True, 34, 40), (1, True, 1, 2), (0.4, False, 0.3, 0.5)],
+)
+async def test_search_brackets_the_capacity(
+    capacity: float, whole: bool, low: float, high: float
+) -> None:
+    found = await search(probing(capacity), 8, 1024, 0.1, whole)
+    assert low <= found["largest_met"] <= capacity < found["smallest_missed"] <= high * 1.1
+    assert found["probes"] == len(found["trail"]) < 12
+    assert found["cliff"]
+
+
+async def test_search_ends_at_the_most_it_may_try() -> None:
+    found = await search(probing(1e9), 1, 50, 0.1, False)
+    assert (found["largest_met"], found["smallest_missed"], found["cliff"]) == (50, None, False)
+
+
+@pytest.mark.parametrize(
+    ("slower", "patience", "decided"),
+    [(4.0, 5.0, False), (0.1, 5.0, True), (0.1, 1e9, None), (1.25, 5.0, None)],
+)
+def test_a_probe_ends_when_it_is_decided(
+    slower: float, patience: float, decided: bool | None
+) -> None:
+    stopped: list[bool] = []
+    judge = Judge(parse("ttft p90 < 250ms"), patience, lambda: stopped.append(True))
+    for record in records(slower=slower):
+        judge(record)
+    assert (judge.decided, bool(stopped)) == (decided, decided is not None)
+
+
+async def test_search_by_command(loadtest: Command, tmp_path: Path) -> None:
+    # One at a time, each 0.1 s: 10 requests a second, and no more.
+    async with mocked(ttft=0.1, itl=0.0, capacity=1) as server:
         done = await loadtest(
             *("search", "--url", server.target()["url"], "--api", "openai", "--max-tokens", "1"),
-            *("--slo", "ttft p90 < 400ms, errors < 10%", "--from", "16", "--duration", "2.4s"),
-            *("--precision", "0.3", "--json", "found.json"),
+            *("--slo", "ttft p90 < 900ms, errors < 10%", "--from", "3", "--to", "48"),
+            *("--duration", "2.4s", "--precision", "1", "--json", "found.json"),
         )
     assert done.status == 0, done.out + done.err
     found = read_json(tmp_path / "found.json")
-    assert 16 <= found["largest_met"] < 48
-    assert 24 < found["smallest_missed"] <= 64
-    assert found["probes"] == len(found["trail"]) <= 6
-    assert any(probe["decided"] == "early" for probe in found["trail"])
-    assert found["seconds"] < 4 * 5 * found["probes"]
+    assert found["largest_met"] < found["smallest_missed"] <= 48
+    assert done.out.startswith("between ")
 
 
 async def test_a_search_that_cannot_be_met_says_so(loadtest: Command) -> None:
