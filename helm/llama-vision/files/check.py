@@ -23,6 +23,15 @@ def ask(token: str, **fields: object) -> HTTPResponse:
     )
 
 
+def refusal(token: str) -> tuple[int, dict[str, object]]:
+    """The status and body of an answer, which may be an error."""
+    try:
+        answer = ask(token)
+    except HTTPError as error:
+        return error.code, json.load(error)
+    return answer.status, json.load(answer)
+
+
 def run() -> None:
     """A plain answer is complete and says what it used."""
     answer = json.load(ask(os.environ["API_TOKEN"]))
@@ -41,13 +50,9 @@ def stream() -> None:
 
 def auth() -> None:
     """A token that nobody holds opens nothing."""
-    try:
-        ask("nobody-holds-this-token")
-    except HTTPError as error:
-        assert error.code == 401, error.code
-        assert json.load(error)["success"] is False
-    else:
-        raise AssertionError("a wrong token was let in")
+    status, answer = refusal("nobody-holds-this-token")
+    assert status == 401, status
+    assert answer["success"] is False, answer
 
 
 if __name__ == "__main__":
