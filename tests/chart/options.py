@@ -80,6 +80,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "service monitor": {"monitoring": {"serviceMonitor": True}},
     "rules and dashboards": {"monitoring": {"rules": True, "dashboards": True}},
     "no policies": {"networkPolicy": {"enabled": False}},
-    "settings": {"settings": {"MAX_BODY_BYTES": 1048576, "STREAM_PADDING": True}},
+    "settings": {
+        "settings": {"MAX_BODY_BYTES": 1048576, "STREAM_PADDING": True, "QUEUE_SECONDS": 2.5}
+    },
     "trust": {"trust": {"configMap": "ca"}, "image": {"pullSecrets": ["registry"]}},
 }

@@ -54,6 +54,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"settings": {"LICENCE_GATE": "true"}},
         "must outlive pods",
     ),
+    "one SQLite for all": ({"state": {"claim": "nfs"}}, "state needs tenancy.enabled"),
     "a database behind a closed policy": (
         {"tenancy": {"enabled": True}, "state": {"create": True}},
         "postgres.peers",

@@ -19,6 +19,9 @@
 {{- if and $v.tenancy.enabled (not (or $v.state.claim $v.state.create)) -}}
 {{ fail "tenancy.enabled needs state.claim or state.create: the journal of usage must outlive pods" }}
 {{- end -}}
+{{- if and (or $v.state.claim $v.state.create) (not $v.tenancy.enabled) -}}
+{{ fail "state needs tenancy.enabled: without PostgreSQL each replica keeps an SQLite file there, which must not be shared" }}
+{{- end -}}
 {{- if and (eq (toString (get $v.settings "LICENCE_GATE")) "true") (not (or $v.state.claim $v.state.create)) -}}
 {{ fail "settings.LICENCE_GATE needs state.claim or state.create: agreements must outlive pods" }}
 {{- end -}}

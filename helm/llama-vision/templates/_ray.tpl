@@ -25,7 +25,9 @@
 - {name: CATALOG, value: /etc/llama-vision/catalog/catalog.yaml}
 {{- end }}
 {{- range $name, $value := .Values.settings }}
-- {name: {{ $name }}, value: {{ $value | toString | quote }}}
+{{- /* YAML's numbers are floats here: 1048576 would become 1.048576e+06. */}}
+{{- $whole := and (kindIs "float64" $value) (eq (floor $value) $value) }}
+- {name: {{ $name }}, value: {{ ternary (printf "%.0f" (float64 $value)) (toString $value) $whole | quote }}}
 {{- end }}
 {{- range (concat (list "ACCOUNT_ID" "API_TOKEN") (ternary (list "DATABASE_URL" "TENANCY_SECRET" "REDIS_URL") list .Values.tenancy.enabled)) }}
 {{ include "llama-vision.secretEnv" (dict "key" . "secret" $.Values.secrets.name) }}
