@@ -7,10 +7,12 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from tests.chart.fields import FIELDS, unknown
 from tests.chart.helm import CHART, PROFILES, Chart, Object, of_kind, pods, ray
 from tests.chart.options import OPTIONS
+from tests.chart.values_table import README, readme, rows
 
 MINORS = ("1.34", "1.35", "1.36", "1.37")
 
@@ -61,6 +63,13 @@ def test_values_are_few_and_each_is_explained() -> None:
     for number in sections:
         nested = [line for line in lines[number + 1 : number + 3] if line.startswith("  #")]
         assert lines[number - 1].startswith("#") or nested, lines[number]
+
+
+def test_the_readme_lists_every_value() -> None:
+    """`python -m tests.chart.values_table` brings it up to date."""
+    assert readme(README.read_text()) == README.read_text()
+    listed = {path.split(".")[0] for path, _, _ in rows((CHART / "values.yaml").read_text())}
+    assert listed == set(yaml.safe_load((CHART / "values.yaml").read_text()))
 
 
 def test_every_object_says_whose_it_is(chart: Chart) -> None:
