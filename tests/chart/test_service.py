@@ -114,6 +114,28 @@ def test_every_setting_of_the_chart_is_one_of_the_service(chart: Chart) -> None:
     assert {"DATABASE_URL", "TENANCY_SECRET", "REDIS_URL"} <= tenanted.keys()
 
 
+@pytest.mark.parametrize(("cores", "threads"), [("4", "4"), ("1500m", "1"), ("500m", "1")])
+def test_a_cpu_replica_has_a_thread_per_core(chart: Chart, cores: str, threads: str) -> None:
+    worker = pods(chart.render({"workers": {"cpu": cores}}, "cpu-demo"))["worker"]
+    assert variables(worker)["OMP_NUM_THREADS"]["value"] == threads
+    assert "OMP_NUM_THREADS" not in variables(pods(chart.render(profile="h100"))["worker"])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_ray_s_object_store_fits_into_shared_memory(chart: Chart, profile: str) -> None:
+    """Else Ray takes a folder on disk instead."""
+    cluster = ray(chart.render(profile=profile))["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        store = int(group["rayStartParams"]["object-store-memory"])
+        (shared,) = [
+            volume["emptyDir"]
+            for volume in group["template"]["spec"]["volumes"]
+            if volume["name"] == "shm"
+        ]
+        assert shared["medium"] == "Memory"
+        assert store <= int(shared["sizeLimit"].removesuffix("Gi")) * 2**30 // 2
+
+
 def test_ray_s_version_is_the_one_of_the_image(chart: Chart) -> None:
     pinned = (ROOT / "requirements" / "cpu.txt").read_text().split()
     version = ray(chart.render(profile="cpu-demo"))["rayClusterConfig"]["rayVersion"]

@@ -1,4 +1,4 @@
-"""The table of values in the chart's README: `python -m tests.chart.values_table` writes it anew."""
+"""The table of values in the chart's README; `python -m tests.chart.values_table` rewrites it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@
 - {name: DO_NOT_TRACK, value: "1"}
 - {name: HF_HUB_OFFLINE, value: "1"}
 {{- if eq (include "llama-vision.gpus" .) "0" }}
-- {name: OMP_NUM_THREADS, value: {{ .Values.workers.cpu | quote }}}
+{{- $cores := .Values.workers.cpu }}
+{{- if hasSuffix "m" $cores }}{{ $cores = max 1 (div (trimSuffix "m" $cores) 1000) }}{{ end }}
+- {name: OMP_NUM_THREADS, value: {{ $cores | toString | quote }}}
 {{- end }}
 - {name: STATE_DIR, value: /state}
 {{- if include "llama-vision.catalog" . }}
