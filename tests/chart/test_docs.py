@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -55,6 +57,20 @@ def test_the_table_of_the_drain_has_the_sums_of_the_chart(chart: Chart) -> None:
         worker["terminationGracePeriodSeconds"],
     ]
     assert ray(objects)["rayClusterDeletionDelaySeconds"] == seconds[3]
+
+
+def test_the_commands_of_the_service_exist() -> None:
+    lines = re.findall(r"-c ray-worker -- (serving \w+ \w+)", TEXT)
+    assert len(lines) == 3
+    program = "from serving.cli import main; main()"
+    for line in lines:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *line.split()[1:], "--help"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_links_lead_somewhere() -> None:

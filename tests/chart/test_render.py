@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -143,3 +146,26 @@ def test_a_cluster_without_an_api_is_told_what_to_install(chart: Chart) -> None:
     some = [*live, "--api-versions=ray.io/v1", "--api-versions=gateway.networking.k8s.io/v1"]
     assert "install the Prometheus operator" in chart.template({}, "multi-tenant", some).stderr
     assert chart.template({}, "cpu-demo", some).returncode == 0
+
+
+def test_rules_and_dashboards_in_the_chart_s_folders_become_objects(
+    chart: Chart, tmp_path: Path
+) -> None:
+    folder = tmp_path / "chart"
+    shutil.copytree(CHART, folder, symlinks=False)
+    rule = {"alert": "A", "expr": 'up{job="x"} == 0', "annotations": {"summary": "{{ $labels.x }}"}}
+    files = {
+        "rules/service.yaml": yaml.safe_dump({"groups": [{"name": "g", "rules": [rule]}]}),
+        "dashboards/service.json": json.dumps({"title": "Service", "legend": "{{model}}"}),
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    values = {"monitoring": {"rules": True, "dashboards": True, "labels": {"release": "p"}}}
+    objects = Chart(chart.helm, folder).render(values, "cpu-demo")
+    (rules,) = of_kind(objects, "PrometheusRule")
+    assert rules["spec"]["groups"][0]["rules"] == [rule]  # templates of alerts stay as they are
+    assert rules["metadata"]["labels"]["release"] == "p"
+    boards = [each for each in of_kind(objects, "ConfigMap") if "service.json" in each["data"]]
+    assert json.loads(boards[0]["data"]["service.json"])["legend"] == "{{model}}"
+    assert boards[0]["metadata"]["labels"]["grafana_dashboard"] == "1"
