@@ -29,7 +29,7 @@ MODEL = "@cf/meta/llama-3.2-11b-vision-instruct"
 RAY = {"authorization": f"Bearer {RAY_TOKEN}"}
 VALUES = {
     "replicas": {"min": 1, "max": 1},
-    "drain": {"routeSeconds": 10, "longestAnswerSeconds": 300},
+    "drain": {"routeSeconds": 10, "longestAnswerSeconds": 20, "loadSeconds": 300},
 }
 # Nodes of one machine share its ports; pods have their own.
 PORTS = ("gcs", "dashboard", "serve", "metrics", "stats", "fallback", "head", "one", "two")

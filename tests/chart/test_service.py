@@ -94,7 +94,11 @@ def test_head_and_workers_have_the_same_settings(chart: Chart) -> None:
     """Serve builds the application on either of them."""
     for values in OPTIONS.values():
         found = pods(chart.render(values, "cpu-demo"))
-        assert variables(found["head"]) == variables(found["worker"])
+        head, worker = variables(found["head"]), variables(found["worker"])
+        drain = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+        assert head.pop(drain)["value"] == "0"  # it has no replica that could move
+        assert int(worker.pop(drain)["value"]) > 0
+        assert head == worker
 
 
 def test_every_setting_of_the_chart_is_one_of_the_service(chart: Chart) -> None:

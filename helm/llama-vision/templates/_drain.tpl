@@ -5,9 +5,15 @@
 {{- add .Values.drain.routeSeconds .Values.drain.longestAnswerSeconds -}}
 {{- end -}}
 
-{{/* The node: its replicas, and the seconds until Serve's controller has told them. */}}
-{{- define "llama-vision.drain.node" -}}
+{{/* A cluster that another has replaced: and the seconds until Serve's controller has told them. */}}
+{{- define "llama-vision.drain.cluster" -}}
 {{- add (include "llama-vision.drain.replica" .) 10 -}}
+{{- end -}}
+
+{{/* A node: its replica stays until another has loaded. Serve stops it this much before the end of
+the drain, whether there is another or not. */}}
+{{- define "llama-vision.drain.node" -}}
+{{- add .Values.drain.loadSeconds (include "llama-vision.drain.cluster" .) -}}
 {{- end -}}
 
 {{- define "llama-vision.drain.grace" -}}

@@ -7,7 +7,6 @@
 - {name: RAY_SERVE_THROUGHPUT_OPTIMIZED, value: "1"}
 # Ray runs its workers at nice 15: the replica would yield to its own engine.
 - {name: RAY_worker_niceness, value: "0"}
-- {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ include "llama-vision.drain.node" . | quote }}}
 - {name: RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S, value: {{ .Values.drain.routeSeconds | quote }}}
 - {name: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S, value: {{ .Values.drain.routeSeconds | quote }}}
 - {name: RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S, value: {{ include "llama-vision.drain.replica" . | quote }}}
@@ -72,11 +71,11 @@ annotations:
   checksum/catalog: {{ include "llama-vision.catalog" .root | sha256sum }}
 {{- end -}}
 
-{{/* The parts of a pod that head and workers share; (dict "root" $ "group" its values). */}}
+{{/* The parts of a pod that head and workers share; (dict "root" $ "group" its values "grace" seconds). */}}
 {{- define "llama-vision.rayPod" -}}
 enableServiceLinks: false
 securityContext: {{- include "llama-vision.podSecurity" .root | nindent 2 }}
-terminationGracePeriodSeconds: {{ include "llama-vision.drain.grace" .root }}
+terminationGracePeriodSeconds: {{ .grace }}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets: {{- range . }}
   - name: {{ . }}
