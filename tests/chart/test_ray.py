@@ -29,7 +29,7 @@ MODEL = "@cf/meta/llama-3.2-11b-vision-instruct"
 RAY = {"authorization": f"Bearer {RAY_TOKEN}"}
 VALUES = {
     "replicas": {"min": 1, "max": 1},
-    "drain": {"routeSeconds": 10, "longestAnswerSeconds": 20, "loadSeconds": 300},
+    "drain": {"routeSeconds": 10, "longestAnswerSeconds": 20, "loadSeconds": 600},
 }
 # Nodes of one machine share its ports; pods have their own.
 PORTS = ("gcs", "dashboard", "serve", "metrics", "stats", "fallback", "head", "one", "two")
@@ -173,7 +173,7 @@ async def ask(client: httpx.AsyncClient, cluster: Cluster) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 async def test_a_worker_is_drained_while_requests_go_on(cluster: Cluster) -> None:
     """SIGTERM to a node, as the kubelet sends it: its replica moves first, then it ends."""
     gcs = f"--address=127.0.0.1:{cluster.ports['gcs']}"
@@ -191,12 +191,12 @@ async def test_a_worker_is_drained_while_requests_go_on(cluster: Cluster) -> Non
         await answers(cluster.url("two", probe(cluster, "worker", "startupProbe")))
         worker.send_signal(signal.SIGTERM)
         statuses = []
-        async with asyncio.timeout(400):
+        async with asyncio.timeout(700):
             while worker.poll() is None:
                 statuses.append(await ask(client, cluster))
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.5)
         statuses += [await ask(client, cluster) for _ in range(10)]
         assert set(statuses) == {200}
-        assert len(statuses) > 50
+        assert len(statuses) > 20
         (replica,) = await running(client, cluster)
         assert replica["node_ip"] == "127.0.0.3"
