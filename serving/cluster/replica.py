@@ -13,6 +13,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from serving.catalog import Catalog, Model
+from serving.cluster.metrics import Metrics
 from serving.cluster.tenants import Tenants
 from serving.gateway.agreement import Agreements
 from serving.gateway.app import Gateway
@@ -34,18 +35,22 @@ class Replica:
         from serving.engine.vllm import VllmEngine
 
         _log_to_ray()
+        self._metrics = Metrics(settings)  # before the engine makes its own
         self._tenants = Tenants(settings)
         model = only(models)
         self._engine = VllmEngine(model)
+        gate = self._tenants.admission(model, self._engine.size)
+        self._metrics.watch(gate, self._tenants.backlog)
+        counted = self._metrics.observer(self._tenants.price)
         self._gateway = Gateway(
             self._engine,
             models,
             self._tenants.identity,
-            admission=self._tenants.admission(model, self._engine.size),
+            admission=gate,
             begin=self._tenants.meter.begin,
             admin=self._tenants.admin,
             max_body_bytes=settings.max_body_bytes,
-            observers=(self._tenants.meter.end, log_access),
+            observers=(self._tenants.meter.end, counted, log_access),
             padded=settings.stream_padding,
             agreements=_agreements(settings),
         )
@@ -62,6 +67,8 @@ class Replica:
         """Called by Serve once the last request has left."""
         if hasattr(self, "_engine"):
             self._engine.close()
+        if hasattr(self, "_metrics"):
+            self._metrics.close()
         if hasattr(self, "_tenants"):
             self._tenants.close()
 

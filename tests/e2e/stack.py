@@ -35,6 +35,10 @@ class Stack:
     said: str
     environment: dict[str, str]
 
+    def metrics(self) -> str:
+        """What `/metrics` says."""
+        return httpx.get(f"http://127.0.0.1:{self.environment['METRICS_PORT']}/metrics").text
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
@@ -80,6 +84,7 @@ def stack(folder: Path, *command: str) -> Iterator[Stack]:
     environment = {
         **os.environ,
         "PORT": str(port),
+        "METRICS_PORT": str(free_port()),
         "ACCOUNT_ID": ACCOUNT,
         "API_TOKEN": TOKEN,
         "STATE_DIR": str(folder / "state"),
