@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     metrics_token: SecretStr = SecretStr("")
     # How many accounts have series of their own; the rest is one.
     metrics_accounts: int = Field(default=50, ge=0)
+    log_format: Literal["text", "json"] = "text"
     # Native streams carry filler, so that the sizes of packets do not tell the sizes of tokens.
     stream_padding: bool = False
     # Accounts send the prompt `agree` once before they use the model.

@@ -19,6 +19,7 @@ from serving.gateway.agreement import Agreements
 from serving.gateway.app import Gateway
 from serving.gateway.receipts import log_access
 from serving.settings import Settings
+from serving.telemetry.logs import Json
 
 APPLICATION = "workers-ai"
 # Above what the engine queues (`max_num_queued_reqs`), so that it is the engine that refuses, in
@@ -34,7 +35,7 @@ class Replica:
         # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
         from serving.engine.vllm import VllmEngine
 
-        _log_to_ray()
+        _log_to_ray(settings.log_format)
         self._metrics = Metrics(settings)  # before the engine makes its own
         self._tenants = Tenants(settings)
         model = only(models)
@@ -73,13 +74,14 @@ class Replica:
             self._tenants.close()
 
 
-def _log_to_ray() -> None:
+def _log_to_ray(format_: str) -> None:
     """Our log lines, the access log among them, go to the worker's output, which Ray keeps.
 
     To the descriptor: `sys.stdout` is a logger of Serve's, which walks the stack for each line.
     """
     handler = logging.StreamHandler(os.fdopen(1, "w", 1, "utf-8", closefd=False))
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler.setFormatter(Json() if format_ == "json" else text)
     logger = logging.getLogger("serving")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -244,21 +243,15 @@ def test_many_at_once(up):
 
 
 def test_metrics_of_the_gateway_and_of_vllm_agree(up):
-    def total(name):
-        """The sum over all labels."""
-        lines = [line for line in up.metrics().splitlines() if re.match(rf"{name}[{{ ]", line)]
-        assert lines, name
-        return sum(float(line.rpartition(" ")[2]) for line in lines)
-
     names = ("serving_completion_tokens_total", "vllm:generation_tokens_total")
-    before = [total(name) for name in names]
+    before = [up.total(name) for name in names]
     used = [up.run({"prompt": "Hello"}).json()["result"]["usage"] for _ in range(3)]
-    after = [total(name) for name in names]
+    after = [up.total(name) for name in names]
     tokens = sum(usage["completion_tokens"] for usage in used)
     assert [b - a for a, b in zip(before, after, strict=True)] == [tokens, tokens]
     assert 'model_name="' + MODEL + '"' in up.metrics()
-    assert 0 <= total("vllm:kv_cache_usage_perc") <= 1
-    assert total("serving_replica_up") == 1
+    assert 0 <= up.total("vllm:kv_cache_usage_perc") <= 1
+    assert up.total("serving_replica_up") == 1
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])

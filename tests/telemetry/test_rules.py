@@ -127,6 +127,16 @@ def test_every_alert_has_a_runbook_and_a_case_that_fires_and_one_that_does_not()
     assert pages == set(RUNBOOKS.glob("*.md"))
 
 
+def test_the_documentation_names_every_metric_and_every_alert() -> None:
+    text = (ROOT / "docs" / "observability.md").read_text()
+    for metric in METRICS:
+        labels = ", ".join(metric.labels)
+        assert f"| `{metric.name}` | {labels} | {metric.help} |" in text
+    for rule in rules("alert"):
+        link = f"[{rule['alert']}](../{rule['annotations']['runbook']})"
+        assert f"| {link} | {rule['labels']['severity']} |" in text
+
+
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     try:
         binary = servers.prometheus_binary("promtool")
