@@ -10,14 +10,16 @@ import hmac
 import logging
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from serving.telemetry.shelf import Everything
 
@@ -32,7 +34,7 @@ class Endpoint:
         """With a `token`, who scrapes sends it as a bearer."""
         registry = CollectorRegistry()
         registry.register(Everything(folder))
-        self._app = _guarded(make_wsgi_app(registry), token)
+        self._app = _guarded(registry, token)
         self._host, self._port = host, port
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -85,8 +87,20 @@ class _Handler(WSGIRequestHandler):
         """Scrapes are no news."""
 
 
-def _guarded(app: WSGIApplication, token: str) -> WSGIApplication:
-    """`app` at `/metrics`, for whoever knows the token."""
+def _exposed(registry: CollectorRegistry, accept: str) -> tuple[str, bytes]:
+    """Content type and text. Prometheus 2 asks for OpenMetrics.
+
+    The library's own choice between the two would make `vllm_x` of `vllm:x`: its OpenMetrics
+    escapes samples as if they were labels. This escaping leaves names alone that need none.
+    """
+    if "application/openmetrics-text" in accept:
+        encode: Callable[..., bytes] = openmetrics.generate_latest
+        return openmetrics.CONTENT_TYPE_LATEST, encode(registry, escaping=openmetrics.ALLOWUTF8)
+    return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry)
+
+
+def _guarded(registry: CollectorRegistry, token: str) -> WSGIApplication:
+    """The registry at `/metrics`, for whoever knows the token."""
     expected = f"Bearer {token}".encode()
 
     def answer(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
@@ -97,6 +111,8 @@ def _guarded(app: WSGIApplication, token: str) -> WSGIApplication:
         if token and not hmac.compare_digest(said, expected):
             start("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
             return [b""]
-        return app(environ, start)
+        kind, text = _exposed(registry, environ.get("HTTP_ACCEPT", ""))
+        start("200 OK", [("Content-Type", kind), ("Content-Length", str(len(text)))])
+        return [text]
 
     return answer

@@ -6,9 +6,12 @@ import asyncio
 import json
 import time
 from bisect import bisect_left
+from collections import Counter
+from math import inf
 
 import httpx
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
 from serving.cluster.tenants import Tenants
 from serving.settings import Settings
@@ -62,11 +65,11 @@ async def load(site: Site, ports: list[int], counted: Counted, each: int = 12) -
 
 def quantile_bucket(site: Site, name: str, q: float, edges: tuple[float, ...]) -> int:
     """The index of the bucket that holds the quantile, of all replicas together."""
-    total = site.total(f"{name}_count")
-    for index, edge in enumerate(edges):
-        if site.total(f"{name}_bucket", le=str(float(edge))) >= q * total:
-            return index
-    return len(edges)
+    held: Counter[float] = Counter()
+    for sample in site.samples():
+        if sample.name == f"{name}_bucket":
+            held[float(sample.labels["le"])] += sample.value
+    return next(i for i, edge in enumerate([*edges, inf]) if held[edge] >= q * held[inf])
 
 
 async def test_the_numbers_are_those_that_clients_counted(site: Site) -> None:
@@ -188,7 +191,12 @@ def test_openmetrics_is_spoken_to_who_asks(standing: Site) -> None:
     response = standing.scrape(accept="application/openmetrics-text; version=1.0.0")
     assert response.headers["content-type"].startswith("application/openmetrics-text")
     assert response.text.endswith("# EOF\n")
-    assert "# TYPE serving_replica_starts counter" in response.text
+    families = {f.name: f for f in openmetrics(response.text)}
+    assert families["serving_replica_starts"].type == "counter"
+    (sample,) = families["vllm:num_preemptions"].samples
+    assert sample.name == "vllm:num_preemptions_total"
+    assert sample.labels == {"engine": "0", "replica": "0"}
+    assert standing.total("vllm:num_preemptions_total") == sample.value == 3
 
 
 def test_damaged_counts_begin_anew(site: Site) -> None:
