@@ -191,7 +191,8 @@ class Receipt:
     """The one record of a request, made when it ends, whatever happened. Times in seconds.
 
     `at` is when it ended (Unix time); `ttft` runs from the arrival of the request to the first
-    token, `None` if there was none. `token` is the id of the caller's API token.
+    token, `None` if there was none; `queued` is the wait for admission, `None` if nobody waited.
+    `token` is the id of the caller's API token. `reason` is the kind of error it got, if any.
     """
 
     id: str
@@ -208,3 +209,6 @@ class Receipt:
     at: float = 0.0
     finish: Finish | None = None
     images: int = 0
+    stream: bool = False
+    queued: float | None = None
+    reason: str = ""

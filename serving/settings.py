@@ -44,6 +44,14 @@ class Settings(BaseSettings):
     queue_tokens: int = Field(default=1_000_000, gt=0)
     queue_pixels: int = Field(default=1_000_000_000, gt=0)
     queue_seconds: float = Field(default=60.0, gt=0)
+    # `/metrics`, of all replicas of a machine, on a port of its own; 0 is none. With a token, who
+    # scrapes sends it as a bearer.
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(default=9464, ge=0, le=65535)
+    metrics_token: SecretStr = SecretStr("")
+    # How many accounts have series of their own; the rest is one.
+    metrics_accounts: int = Field(default=50, ge=0)
+    log_format: Literal["text", "json"] = "text"
     # Native streams carry filler, so that the sizes of packets do not tell the sizes of tokens.
     stream_padding: bool = False
     # Accounts send the prompt `agree` once before they use the model.

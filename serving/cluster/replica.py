@@ -13,11 +13,13 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from serving.catalog import Catalog, Model
+from serving.cluster.metrics import Metrics
 from serving.cluster.tenants import Tenants
 from serving.gateway.agreement import Agreements
 from serving.gateway.app import Gateway
 from serving.gateway.receipts import log_access
 from serving.settings import Settings
+from serving.telemetry.logs import Json
 
 APPLICATION = "workers-ai"
 # Above what the engine queues (`max_num_queued_reqs`), so that it is the engine that refuses, in
@@ -33,19 +35,23 @@ class Replica:
         # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
         from serving.engine.vllm import VllmEngine
 
-        _log_to_ray()
+        _log_to_ray(settings.log_format)
+        self._metrics = Metrics(settings)  # before the engine makes its own
         self._tenants = Tenants(settings)
         model = only(models)
         self._engine = VllmEngine(model)
+        gate = self._tenants.admission(model, self._engine.size)
+        self._metrics.watch(gate, self._tenants.backlog)
+        counted = self._metrics.observer(self._tenants.price)
         self._gateway = Gateway(
             self._engine,
             models,
             self._tenants.identity,
-            admission=self._tenants.admission(model, self._engine.size),
+            admission=gate,
             begin=self._tenants.meter.begin,
             admin=self._tenants.admin,
             max_body_bytes=settings.max_body_bytes,
-            observers=(self._tenants.meter.end, log_access),
+            observers=(self._tenants.meter.end, counted, log_access),
             padded=settings.stream_padding,
             agreements=_agreements(settings),
         )
@@ -62,17 +68,20 @@ class Replica:
         """Called by Serve once the last request has left."""
         if hasattr(self, "_engine"):
             self._engine.close()
+        if hasattr(self, "_metrics"):
+            self._metrics.close()
         if hasattr(self, "_tenants"):
             self._tenants.close()
 
 
-def _log_to_ray() -> None:
+def _log_to_ray(format_: str) -> None:
     """Our log lines, the access log among them, go to the worker's output, which Ray keeps.
 
     To the descriptor: `sys.stdout` is a logger of Serve's, which walks the stack for each line.
     """
     handler = logging.StreamHandler(os.fdopen(1, "w", 1, "utf-8", closefd=False))
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler.setFormatter(Json() if format_ == "json" else text)
     logger = logging.getLogger("serving")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -80,9 +80,14 @@ class Tenants:
             fails_open=settings.limits_fail == "open",
         )
         store = Shared(redis) if redis else Memory(self._used_before())
-        return Gate(policy, store, size, self._price)
+        return Gate(policy, store, size, self.price)
 
-    def _price(self, model: str, usage: Usage) -> int:
+    def backlog(self) -> int:
+        """Bytes of usage that are not in the database yet."""
+        return self._ledger.backlog
+
+    def price(self, model: str, usage: Usage) -> int:
+        """Of a model's usage, in picodollars."""
         return self._prices.get(model, prices.FREE).of(usage)
 
     def _used_before(self) -> dict[str, int]:

@@ -194,6 +194,7 @@ def _with_pictures(prompt: TokensPrompt, pictures: Sequence[Image], salt: str) -
 def _engine_args(model: Model) -> AsyncEngineArgs:
     return AsyncEngineArgs(
         model=str(model.checkpoint),
+        served_model_name=model.id,  # in vLLM's metrics, instead of a path
         max_model_len=model.context_window,
         limit_mm_per_prompt={"image": model.max_images},
         # The front end's record of which pictures the engine holds goes wrong when a client leaves

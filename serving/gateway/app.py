@@ -137,7 +137,7 @@ class Gateway:
         ask = Ask(draft.id, self._catalog, target.model, int(time()), self._padded)
         generation, writer = dialect.parse(data, ask)
         model = self._catalog.find(generation.model)
-        draft.model, draft.price = model.id, model.neurons
+        draft.model, draft.price, draft.stream = model.id, model.neurons, generation.stream
         if self._agreements is not None:
             self._agreements.check(caller.account, model, generation)
         answer = stream.answer_stream if generation.stream else stream.answer_plain
