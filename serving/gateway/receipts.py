@@ -52,6 +52,7 @@ class Draft:
     account: str = ""
     token: str = ""
     images: int = 0
+    adapter: str = ""
     finish: Finish | None = None
     route: str = ""
     model: str = ""
@@ -122,6 +123,7 @@ class Draft:
             at=time(),
             finish=self.finish,
             images=self.images,
+            adapter=self.adapter,
         )
 
 
