@@ -16,7 +16,6 @@ from serving.core import Adapter, Caller
 from serving.errors import (
     AdapterIncomplete,
     BodyTooLarge,
-    InvalidAdapter,
     InvalidInput,
     LoraUnsupported,
     NotPermitted,
@@ -32,6 +31,7 @@ MAX_RANK = 32
 """Workers AI's; a catalogue's `max_lora_rank` may be lower."""
 
 _Result = TypeVar("_Result")
+_COMPLETE = "this finetune is complete; make another one for other files"
 
 
 class Finetunes:
@@ -79,7 +79,7 @@ class Finetunes:
         if found is None:
             raise UnknownAdapter(asked)
         if found.digest is not None:
-            raise InvalidInput("this finetune is complete; make another one for other files")
+            raise InvalidInput(_COMPLETE)
         await asyncio.to_thread(self._take, found, name, file)
 
     def _take(self, found: Finetune, name: str, file: BinaryIO) -> None:
@@ -134,8 +134,11 @@ class Finetunes:
         return await asyncio.to_thread(self._transaction, query, *arguments)
 
     def _transaction(self, query: Callable[..., _Result], *arguments: Any, **named: Any) -> _Result:
+        # What counts before it writes runs alone; reading waits for nobody.
+        database = self._database
+        begin = database.alone if query is finetunes.create else database.begin
         try:
-            with self._database.alone() as connection:
+            with begin() as connection:
                 return query(connection, *arguments, **named)
         except Down as error:
             raise StoreDown from error
@@ -144,8 +147,8 @@ class Finetunes:
 def _noted(connection: Connection, found: Finetune, column: str, digest: str) -> Finetune:
     finetunes.uploaded(connection, found.id, **{column: digest})
     row = finetunes.own(connection, found.account, found.id)
-    if row is None:
-        raise InvalidAdapter("the finetune is gone")
+    if row is None or row.digest is not None:  # somebody else was faster
+        raise InvalidInput(_COMPLETE)
     return row
 
 
