@@ -11,20 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
-from itertools import count
 from typing import Any
 
 from vllm import AsyncEngineArgs, TokensPrompt
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
-from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
 
 from serving.catalog import Model
-from serving.core import Adapter, Delta, Finish, Generation, Image, Size, Usage
+from serving.core import Delta, Finish, Generation, Image, Size, Usage
 from serving.engine import Spent, images, sampling, unheard
+from serving.engine.adapters import Adapters
 from serving.engine.pace import Pace
 from serving.engine.prompt import Ahead, Prompter, length
 from serving.errors import (
@@ -57,8 +56,7 @@ class VllmEngine:
         self._llm.spent = {}
         self._tile: int = self._llm.model_config.hf_config.vision_config.image_size
         self._defaults = self._llm.model_config.get_diff_sampling_param()
-        self._adapters: dict[str, tuple[LoRARequest, asyncio.Future[bool]]] = {}
-        self._numbers = count(1)
+        self._adapters = Adapters(self._llm.add_lora)
         self._pace = Pace()
         self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
 
@@ -77,7 +75,7 @@ class VllmEngine:
             params = sampling.params(generation, self._defaults)
             usage = Usage(prompt_tokens=len(prompt["prompt_token_ids"]))
             rendered = await self._render(prompt)
-            adapter = await self._loaded(generation.adapter)
+            adapter = await self._adapters.of(generation)
             # Closing vLLM's generator is what aborts: leave it to no garbage collector.
             outputs = self._llm.generate(rendered, params, generation.id, lora_request=adapter)
             async with aclosing(outputs):
@@ -95,25 +93,6 @@ class VllmEngine:
             tiles=sum(images.tiles(*each, self._tile) for each in sizes),
             pixels=sum(width * height for width, height in sizes),
         )
-
-    async def _loaded(self, adapter: Adapter | None) -> LoRARequest | None:
-        """vLLM's name for an adapter. It is read by the engine once before a request may use it:
-        one that cannot be read fails here, and not the engine amid everybody's step.
-        """
-        if adapter is None:
-            return None
-        digest = adapter.digest
-        if digest not in self._adapters:
-            # By digest, in the prefix cache's keys too. Numbers are never used again.
-            named = LoRARequest(digest, next(self._numbers), str(adapter.folder))
-            self._adapters[digest] = named, asyncio.ensure_future(self._llm.add_lora(named))
-        named, loading = self._adapters[digest]
-        try:
-            await asyncio.shield(loading)  # others wait for it too
-        except Exception:
-            self._adapters.pop(digest, None)
-            raise
-        return named
 
     def _count(self, generation: Generation) -> int:
         if _is_quick(generation):

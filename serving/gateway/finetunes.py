@@ -20,6 +20,7 @@ from serving.core import Adapter, Caller, Generation
 from serving.errors import BodyTooLarge, InvalidInput, LoraUnsupported, UnknownPath
 from serving.gateway import body
 from serving.gateway.asgi import Message, Receive, Scope
+from serving.gateway.watch import ClientLeft
 from serving.protocol import envelope, payload
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -174,6 +175,8 @@ def _limited(receive: Receive) -> Receive:
     async def counted() -> Message:
         nonlocal size
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
         size += len(message.get("body", b""))
         if size > _MAX_UPLOAD:
             raise BodyTooLarge(_MAX_UPLOAD)
