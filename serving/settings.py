@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     # While Redis is away: `open` lets each replica count for itself, `closed` serves nobody who
     # has limits.
     limits_fail: Literal["open", "closed"] = "open"
+    # LoRA adapters that accounts bring, below the state folder unless given; all replicas need the
+    # same folder under the same path.
+    adapters_dir: Path | None = None
     # What may wait for the engine, and for how many seconds.
     queue_tokens: int = Field(default=1_000_000, gt=0)
     queue_pixels: int = Field(default=1_000_000_000, gt=0)
@@ -75,7 +78,10 @@ class Settings(BaseSettings):
 
     def _placed(self) -> Settings:
         """With the state folder as a place and not relative to where a process runs."""
-        return self.model_copy(update={"state_dir": self.state_dir.resolve()})
+        places = {"state_dir": self.state_dir.resolve()}
+        if self.adapters_dir is not None:
+            places["adapters_dir"] = self.adapters_dir.resolve()
+        return self.model_copy(update=places)
 
 
 def _kept(file: Path) -> dict[str, str]:

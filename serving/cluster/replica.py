@@ -13,6 +13,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from serving.catalog import Catalog, Model
+from serving.cluster.finetunes import Finetunes
 from serving.cluster.metrics import Metrics
 from serving.cluster.tenants import Tenants
 from serving.gateway.agreement import Agreements
@@ -54,6 +55,11 @@ class Replica:
             observers=(self._tenants.meter.end, counted, log_access),
             padded=settings.stream_padding,
             agreements=_agreements(settings),
+            adapters=Finetunes(
+                self._tenants.tenancy.database,
+                models,
+                settings.adapters_dir or settings.state_dir / "adapters",
+            ),
         )
 
     async def __serve_build_asgi_app__(self) -> Gateway:

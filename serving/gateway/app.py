@@ -12,8 +12,8 @@ from uuid import uuid4
 from serving.catalog import Catalog
 from serving.core import Caller, Receipt
 from serving.engine import Engine
-from serving.errors import ServingError
-from serving.gateway import body, openapi, routes, stream
+from serving.errors import ServingError, UnknownPath
+from serving.gateway import body, finetunes, openapi, routes, stream
 from serving.gateway.agreement import Agreements
 from serving.gateway.asgi import App, Receive, Scope, Send
 from serving.gateway.auth import Authenticator, bearer, token_id
@@ -48,12 +48,13 @@ class Gateway:
         observers: Iterable[Observer] = (),
         padded: bool = False,
         agreements: Agreements | None = None,
+        adapters: finetunes.Finetunes | None = None,
     ) -> None:
         """`observers` get each receipt, in order; `receipts.log_access` is one.
 
         `begin` hears of requests as they go to the engine; `admin` serves what is under `ADMIN`.
         With `padded`, native streams hide the length of their tokens; with `agreements`, accounts
-        must agree to a model's licence first.
+        must agree to a model's licence first; with `adapters`, they may bring LoRA adapters.
         """
         self._engine = engine
         self._catalog = catalog
@@ -65,6 +66,7 @@ class Gateway:
         self._observers = tuple(observers)
         self._padded = padded
         self._agreements = agreements
+        self._adapters = adapters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -118,6 +120,9 @@ class Gateway:
         draft.account, draft.token = caller.account, caller.token
         if isinstance(target.action, Dialect):
             await self._generate(target, target.action, caller, scope, receive, send, draft)
+        elif isinstance(target.action, finetunes.Action):
+            errand = self._errand(target, caller, scope, receive)
+            await stream.send_json(send, draft, await target.action.run(errand))
         else:
             await stream.send_json(send, draft, target.action(self._visit(target, scope, token)))
 
@@ -140,14 +145,23 @@ class Gateway:
         draft.model, draft.price, draft.stream = model.id, model.neurons, generation.stream
         if self._agreements is not None:
             self._agreements.check(caller.account, model, generation)
+        generation = await finetunes.adapted(self._adapters, caller, generation)
+        draft.adapter = generation.adapter.id if generation.adapter else ""
         answer = stream.answer_stream if generation.stream else stream.answer_plain
         engine = Tenant(self._engine, self._admission, self._begin, caller, draft)
         await answer(engine, generation, writer, receive, send, draft)
 
     def _visit(self, target: Target, scope: Scope, token: bytes) -> Visit:
         """What a page needs to know."""
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        return Visit(self._catalog, query, target.model, token_id(token))
+        return Visit(self._catalog, _query(scope), target.model, token_id(token))
+
+    def _errand(
+        self, target: Target, caller: Caller, scope: Scope, receive: Receive
+    ) -> finetunes.Errand:
+        """Raises: UnknownPath: nobody keeps adapters here."""
+        if self._adapters is None:
+            raise UnknownPath
+        return finetunes.Errand(self._adapters, caller, target.model, _query(scope), scope, receive)
 
     def _observe(self, receipt: Receipt) -> None:
         for observer in self._observers:
@@ -166,6 +180,10 @@ class Gateway:
         headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": text})
+
+
+def _query(scope: Scope) -> dict[str, str]:
+    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -55,6 +55,7 @@ class Draft:
     stream: bool = False
     queued: float | None = None
     reason: str = ""
+    adapter: str = ""
     finish: Finish | None = None
     route: str = ""
     model: str = ""
@@ -128,6 +129,7 @@ class Draft:
             stream=self.stream,
             queued=self.queued,
             reason=self.reason,
+            adapter=self.adapter,
         )
 
 

@@ -106,10 +106,12 @@ async def service(tenants: Tenants) -> AsyncIterator[Service]:
 
 
 @asynccontextmanager
-async def serving(tenants: Tenants, **options: Any) -> AsyncIterator[Service]:
+async def serving(
+    tenants: Tenants, model: Model | None = None, **options: Any
+) -> AsyncIterator[Service]:
     """The gateway of a replica over uvicorn, in the loop of the test."""
     engine = FakeEngine()
-    model = Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2)
+    model = model or Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2)
     gateway = Gateway(
         engine,
         Catalog(model),
