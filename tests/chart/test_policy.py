@@ -131,7 +131,7 @@ def test_networks_are_closed_but_for_what_is_needed(chart: Chart) -> None:
     assert ports_for(head, "kuberay-system", "from") == {8265, 8000}
     assert ports_for(worker, "kuberay-system", "from") == set()
     for group in (head, worker):
-        assert ports_for(group, "name: monitoring", "from") == {8080, 44217, 44227}
+        assert ports_for(group, "name: monitoring", "from") == {8080, 9464, 44217, 44227}
         assert ports_for(group, "head", "from") == {"all"}
     out = rules("worker", "egress")
     assert ports_for(out, "databases", "to") == {5432, 6379}

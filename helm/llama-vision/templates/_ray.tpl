@@ -22,6 +22,9 @@
 - {name: OMP_NUM_THREADS, value: {{ $cores | toString | quote }}}
 {{- end }}
 - {name: STATE_DIR, value: /state}
+# For Prometheus; the network policy lets nobody else in.
+- {name: METRICS_HOST, value: 0.0.0.0}
+- {name: METRICS_PORT, value: "9464"}
 {{- if include "llama-vision.catalog" . }}
 - {name: CATALOG, value: /etc/llama-vision/catalog/catalog.yaml}
 {{- end }}
