@@ -47,7 +47,7 @@ def main() -> None:
     gate = tenants.admission(model, _size)
     metrics.watch(gate, tenants.backlog)
     gateway = Gateway(
-        FakeEngine(faults=Faults(first_token_delay=0.05, token_delay=0.01)),
+        FakeEngine(faults=Faults(first_token_delay=0.3, token_delay=0.01)),
         Catalog(model),
         tenants.identity,
         admission=gate,
