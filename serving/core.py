@@ -81,7 +81,7 @@ class Generation:
     """One request to the engine. `model` is a catalogue id such as `@cf/meta/...`.
 
     With `must_call` the answer is one call of one of the `tools`; without `may_wait` it is refused
-    rather than queued when the engine is full.
+    rather than queued when the engine is full; in the `background` it gives way to all others.
     """
 
     id: str
@@ -93,6 +93,7 @@ class Generation:
     stream: bool = False
     must_call: bool = False
     may_wait: bool = True
+    background: bool = False
     salt: str = ""  # prompts are cached for requests with the same salt only
 
     @property

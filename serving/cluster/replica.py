@@ -37,21 +37,26 @@ class Replica:
         self._tenants = Tenants(settings)
         model = only(models)
         self._engine = VllmEngine(model)
+        admission = self._tenants.admission(model, self._engine.size)
+        agreements = _agreements(settings)
+        self._worker = self._tenants.worker(self._engine, model, admission)
         self._gateway = Gateway(
             self._engine,
             models,
             self._tenants.identity,
-            admission=self._tenants.admission(model, self._engine.size),
+            admission=admission,
             begin=self._tenants.meter.begin,
             admin=self._tenants.admin,
             max_body_bytes=settings.max_body_bytes,
             observers=(self._tenants.meter.end, log_access),
             padded=settings.stream_padding,
-            agreements=_agreements(settings),
+            agreements=agreements,
+            queue=self._tenants.desk(self._worker, agreements),
         )
 
     async def __serve_build_asgi_app__(self) -> Gateway:
-        """The app Serve mounts on this replica's own port."""
+        """The app Serve mounts on this replica's own port; here is the event loop of the engine."""
+        self._worker.start()
         return self._gateway
 
     async def check_health(self) -> None:
@@ -60,6 +65,8 @@ class Replica:
 
     def __del__(self) -> None:
         """Called by Serve once the last request has left."""
+        if hasattr(self, "_worker"):
+            self._worker.close()
         if hasattr(self, "_engine"):
             self._engine.close()
         if hasattr(self, "_tenants"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from serving import admin
@@ -11,8 +11,15 @@ from serving.admission.charges import quota_key, windows
 from serving.admission.gate import Gate, Policy
 from serving.admission.redis import Shared
 from serving.admission.store import Memory
-from serving.catalog import Model
+from serving.batch.desk import Desk
+from serving.batch.steps import Bounds
+from serving.batch.worker import Worker
+from serving.catalog import Catalog, Model
 from serving.core import Generation, Size, Usage
+from serving.engine import Engine
+from serving.gateway.agreement import Agreements
+from serving.gateway.receipts import log_access
+from serving.gateway.tenant import Admission
 from serving.settings import Settings
 from serving.tenancy import accounts, prices
 from serving.tenancy.database import Database
@@ -70,7 +77,7 @@ class Tenants:
     def admission(self, model: Model, size: Callable[[Generation], Size]) -> Gate:
         """The admission to one engine; `size` is the engine's measure of a request."""
         settings, redis = self._settings, self._settings.redis_url.get_secret_value()
-        running = int(model.engine.get("max_num_seqs", _MAX_NUM_SEQS))
+        running = _slots(model)
         policy = Policy(
             slots=running,
             kept=running // 16,
@@ -81,6 +88,32 @@ class Tenants:
         )
         store = Shared(redis) if redis else Memory(self._used_before())
         return Gate(policy, store, size, self._price)
+
+    def worker(self, engine: Engine, model: Model, admission: Admission) -> Worker:
+        """What runs queued requests: never so many at once that they fill the engine."""
+        most = min(self._settings.batch_concurrency, _slots(model) // 2)
+        return Worker(
+            self.tenancy.database,
+            self.identity,
+            engine,
+            Catalog(model),
+            self._prices,
+            replace(self._bounds(), concurrency=most),
+            admission=admission,
+            observers=(log_access,),
+        )
+
+    def desk(self, worker: Worker, agreements: Agreements | None) -> Desk:
+        """Where they are handed in."""
+        return Desk(self.tenancy.database, self._bounds(), worker.wake, agreements)
+
+    def _bounds(self) -> Bounds:
+        settings = self._settings
+        return Bounds(
+            concurrency=settings.batch_concurrency,
+            items=settings.batch_items,
+            keep=settings.batch_hours * 3600,
+        )
 
     def _price(self, model: str, usage: Usage) -> int:
         return self._prices.get(model, prices.FREE).of(usage)
@@ -105,3 +138,8 @@ class Tenants:
         self.identity.close()
         self._ledger.close()
         self.tenancy.database.close()
+
+
+def _slots(model: Model) -> int:
+    """How many requests the engine runs at once."""
+    return int(model.engine.get("max_num_seqs", _MAX_NUM_SEQS))

@@ -18,11 +18,12 @@ from serving.gateway.agreement import Agreements
 from serving.gateway.asgi import App, Receive, Scope, Send
 from serving.gateway.auth import Authenticator, bearer, token_id
 from serving.gateway.errors import declared
+from serving.gateway.queue import Queue
 from serving.gateway.receipts import Draft, Observer
 from serving.gateway.routes import Target
 from serving.gateway.tenant import Admission, Begin, Tenant, Unlimited
 from serving.gateway.watch import ClientLeft, noticing
-from serving.protocol import envelope
+from serving.protocol import batch, envelope
 from serving.protocol.dialect import Ask, Dialect
 from serving.protocol.pages import Visit
 
@@ -48,12 +49,13 @@ class Gateway:
         observers: Iterable[Observer] = (),
         padded: bool = False,
         agreements: Agreements | None = None,
+        queue: Queue | None = None,
     ) -> None:
         """`observers` get each receipt, in order; `receipts.log_access` is one.
 
         `begin` hears of requests as they go to the engine; `admin` serves what is under `ADMIN`.
         With `padded`, native streams hide the length of their tokens; with `agreements`, accounts
-        must agree to a model's licence first.
+        must agree to a model's licence first; without a `queue` all requests run at once.
         """
         self._engine = engine
         self._catalog = catalog
@@ -65,6 +67,7 @@ class Gateway:
         self._observers = tuple(observers)
         self._padded = padded
         self._agreements = agreements
+        self._queue = queue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -116,7 +119,11 @@ class Gateway:
         token = bearer(scope["headers"])
         caller = await self._authenticator.check(token, target.account)
         draft.account, draft.token = caller.account, caller.token
-        if isinstance(target.action, Dialect):
+        if target.queued and self._queue is not None:
+            data = await body.read(scope, receive, min(self._max_body_bytes, batch.MAX_BODY_BYTES))
+            ask = Ask(draft.id, self._catalog, target.model, int(time()))
+            await stream.send_json(send, draft, await self._queue.answer(data, ask, caller))
+        elif isinstance(target.action, Dialect):
             await self._generate(target, target.action, caller, scope, receive, send, draft)
         else:
             await stream.send_json(send, draft, target.action(self._visit(target, scope, token)))

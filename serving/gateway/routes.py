@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from serving.errors import MethodRefused, UnknownObject, UnknownPath
 from serving.gateway.asgi import Scope
@@ -38,13 +38,15 @@ _GATEWAY = re.compile(r"/v1/(?P<account>[^/]+)/[^/]+/(?P<rest>(?:workers-ai|comp
 _ACCOUNT_ID = re.compile("[0-9a-f]{32}", re.IGNORECASE)
 _MODEL_HEADER = b"cf-consn-model-id"
 _FORWARDED = b"x-forwarded"
+_QUEUED = (b"queueRequest", b"true")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a request goes. `route` has no ids in it; `account` is empty where the path has none.
 
-    `action` is the dialect that a generation is asked for in, or else a page to read.
+    `action` is the dialect that a generation is asked for in, or else a page to read. With `queued`
+    it is to run later, if there is a queue.
     """
 
     route: str
@@ -52,6 +54,7 @@ class Target:
     failure: Failure
     account: str = ""
     model: str = ""
+    queued: bool = False
 
 
 def _asks(route: str, dialect: Dialect) -> dict[str, Target]:
@@ -105,7 +108,8 @@ def match(scope: Scope) -> Target:
     target = _by_verb(verbs, scope)
     if target.route == _PROXY:
         model = _bound_model(target, scope, path)
-    return replace(target, account=account.lower(), model=model)
+    queued = target.route == RUN and _QUEUED in parse_qsl(scope["query_string"])
+    return replace(target, account=account.lower(), model=model, queued=queued)
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -106,9 +106,11 @@ async def service(tenants: Tenants) -> AsyncIterator[Service]:
 
 
 @asynccontextmanager
-async def serving(tenants: Tenants, **options: Any) -> AsyncIterator[Service]:
+async def serving(
+    tenants: Tenants, engine: FakeEngine | None = None, **options: Any
+) -> AsyncIterator[Service]:
     """The gateway of a replica over uvicorn, in the loop of the test."""
-    engine = FakeEngine()
+    engine = engine or FakeEngine()
     model = Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2)
     gateway = Gateway(
         engine,
