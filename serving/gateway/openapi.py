@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 
+from serving.gateway import routes
 from serving.gateway.routes import ROUTES, USER_ROUTES, Target
 from serving.protocol import (
     anthropic,
+    batch,
     openai_chat,
     openai_completions,
     openai_responses,
@@ -82,6 +84,32 @@ _SUMMARIES = {
     "tokens/verify": "Whether the token is good",
     "user/tokens/verify": "Whether the token is good",
 }
+_QUEUED = {
+    "Batch": {
+        "type": "object",
+        "description": "With `queueRequest=true`: requests to be answered later",
+        "required": ["requests"],
+        "properties": {
+            "requests": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": batch.MAX_ITEMS,
+                "items": {
+                    "allOf": [{"$ref": "#/components/schemas/Run"}],
+                    "properties": {
+                        "external_reference": {"type": "string", "maxLength": batch.MAX_REFERENCE}
+                    },
+                },
+            }
+        },
+    },
+    "Poll": {
+        "type": "object",
+        "description": "With `queueRequest=true`: what became of them",
+        "required": ["request_id"],
+        "properties": {"request_id": {"type": "string"}},
+    },
+}
 _EVENT = {
     "type": "object",
     "required": ["data"],
@@ -141,6 +169,9 @@ def _operation(path: str, target: Target) -> dict[str, Any]:
     elif names := _QUERIES.get(target.action):
         schema_ = {"type": "string"}
         found["parameters"] = [{"name": name, "in": "query", "schema": schema_} for name in names]
+    if target.route == routes.RUN:
+        flag = {"type": "string", "enum": ["true", "false"]}
+        found["parameters"] = [{"name": "queueRequest", "in": "query", "schema": flag}]
     if target.route == "ai/run/proxy":
         header = "cf-consn-model-id" if isinstance(target.action, Dialect) else "x-forwarded"
         found["parameters"] = [{"name": header, "in": "header", "schema": {"type": "string"}}]
@@ -163,16 +194,17 @@ def _answer(target: Target) -> dict[str, Any]:
 def _request(path: str, target: Target) -> dict[str, Any]:
     below = {"ai/run": ("model", "input"), "ai/run/proxy": ("inputs",)}.get(path)
     if below is not None:
-        known = {"model": {"type": "string"}, "input": _ref("Run"), "inputs": _ref("Run")}
+        queued = {"anyOf": [_ref("Run"), _ref("Batch"), _ref("Poll")]}
+        known = {"model": {"type": "string"}, "input": queued, "inputs": _ref("Run")}
         named = {name: known[name] for name in below}
         return {"type": "object", "required": list(below), "properties": named}
     if target.route == "ai/run":
-        return _ref("Run")
+        return {"anyOf": [_ref("Run"), _ref("Batch"), _ref("Poll")]}
     return _ref(f"{target.route.rsplit('v1/')[-1].split('/')[0]}.Body")
 
 
 def _schemas() -> dict[str, Any]:
-    found: dict[str, Any] = {"Envelope": _ENVELOPE, "Run": published.json_schema()}
+    found: dict[str, Any] = {"Envelope": _ENVELOPE, "Run": published.json_schema(), **_QUEUED}
     for name, body in _BODIES.items():
         template = f"#/components/schemas/{name}.{{name}}"
         _, parts = msgspec.json.schema_components((body,), ref_template=template)

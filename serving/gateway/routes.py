@@ -38,7 +38,7 @@ _GATEWAY = re.compile(r"/v1/(?P<account>[^/]+)/[^/]+/(?P<rest>(?:workers-ai|comp
 _ACCOUNT_ID = re.compile("[0-9a-f]{32}", re.IGNORECASE)
 _MODEL_HEADER = b"cf-consn-model-id"
 _FORWARDED = b"x-forwarded"
-_QUEUED = (b"queueRequest", b"true")
+_QUEUED = ("queueRequest", "true")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def match(scope: Scope) -> Target:
     target = _by_verb(verbs, scope)
     if target.route == _PROXY:
         model = _bound_model(target, scope, path)
-    queued = target.route == RUN and _QUEUED in parse_qsl(scope["query_string"])
+    queued = target.route == RUN and _is_queued(scope)
     return replace(target, account=account.lower(), model=model, queued=queued)
 
 
@@ -158,6 +158,10 @@ def _bound_model(target: Target, scope: Scope, path: str) -> str:
     if not headers.get(_FORWARDED, b"").split(b"?")[0].endswith(b"/ai-api/models/search"):
         raise UnknownObject(path)
     return ""
+
+
+def _is_queued(scope: Scope) -> bool:
+    return _QUEUED in parse_qsl(scope["query_string"].decode("latin-1"))
 
 
 def _path(scope: Scope) -> str:

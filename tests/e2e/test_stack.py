@@ -195,6 +195,25 @@ def test_cloudflares_client(up):
     assert answer["response"]
 
 
+def test_queued_requests(up):
+    """Run by the worker beside the gateway, on the event loop of the engine."""
+    queue = {"queueRequest": "true"}
+    body = {"requests": [looking_at("red"), {"prompt": "Hello", "external_reference": "a"}]}
+    answer = up.run(body, params=queue).json()["result"]
+    assert answer["status"] == "queued"
+    deadline = time.monotonic() + 60
+    while True:
+        found = up.run({"request_id": answer["request_id"]}, params=queue).json()["result"]
+        if "responses" in found or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    seen, said = found["responses"]
+    assert seen["success"] is said["success"] is True
+    assert "red" in seen["result"]["response"].lower()
+    assert said["result"]["response"]
+    assert said["external_reference"] == "a"
+
+
 def test_a_stream_adds_up_to_the_plain_answer(up):
     """Frame by frame, for a request with a picture."""
     plain = up.run(looking_at("red")).json()["result"]
