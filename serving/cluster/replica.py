@@ -39,7 +39,7 @@ class Replica:
         self._engine = VllmEngine(model)
         admission = self._tenants.admission(model, self._engine.size)
         agreements = _agreements(settings)
-        self._worker = self._tenants.worker(self._engine, model, admission)
+        self._worker = self._tenants.worker(self._engine, model, admission, (log_access,))
         self._gateway = Gateway(
             self._engine,
             models,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -18,7 +18,7 @@ from serving.catalog import Catalog, Model
 from serving.core import Generation, Size, Usage
 from serving.engine import Engine
 from serving.gateway.agreement import Agreements
-from serving.gateway.receipts import log_access
+from serving.gateway.receipts import Observer
 from serving.gateway.tenant import Admission
 from serving.settings import Settings
 from serving.tenancy import accounts, prices
@@ -89,7 +89,9 @@ class Tenants:
         store = Shared(redis) if redis else Memory(self._used_before())
         return Gate(policy, store, size, self._price)
 
-    def worker(self, engine: Engine, model: Model, admission: Admission) -> Worker:
+    def worker(
+        self, engine: Engine, model: Model, admission: Admission, observers: Iterable[Observer]
+    ) -> Worker:
         """What runs queued requests: never so many at once that they fill the engine."""
         most = min(self._settings.batch_concurrency, _slots(model) // 2)
         return Worker(
@@ -100,7 +102,7 @@ class Tenants:
             self._prices,
             replace(self._bounds(), concurrency=most),
             admission=admission,
-            observers=(log_access,),
+            observers=observers,
         )
 
     def desk(self, worker: Worker, agreements: Agreements | None) -> Desk:

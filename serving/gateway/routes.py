@@ -161,7 +161,7 @@ def _bound_model(target: Target, scope: Scope, path: str) -> str:
 
 
 def _is_queued(scope: Scope) -> bool:
-    return _QUEUED in parse_qsl(scope["query_string"].decode("latin-1"))
+    return _QUEUED in parse_qsl(scope.get("query_string", b"").decode("latin-1"))
 
 
 def _path(scope: Scope) -> str:
