@@ -147,6 +147,10 @@ class Gateway:
         draft.model, draft.price = model.id, model.neurons
         if self._agreements is not None:
             self._agreements.check(caller.account, model, generation)
+        if dialect.counted is not None:
+            counted = dialect.counted(await self._engine.count(generation))
+            await stream.send_json(send, draft, counted)
+            return
         answer = stream.answer_stream if generation.stream else stream.answer_plain
         engine = Tenant(self._engine, self._admission, self._begin, caller, draft)
         await answer(engine, generation, writer, receive, send, draft)

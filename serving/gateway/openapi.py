@@ -68,6 +68,7 @@ _BARE = {
     "ai/v1/completions": ("id", "object", "created", "model", "choices", "usage"),
     "ai/v1/responses": ("id", "object", "created_at", "status", "output", "usage"),
     "ai/v1/messages": ("id", "type", "role", "content", "stop_reason", "usage"),
+    "ai/v1/messages/count_tokens": ("input_tokens",),
     "ai/v1/models": ("object",),
 }
 _SUMMARIES = {
@@ -77,6 +78,7 @@ _SUMMARIES = {
     "ai/v1/completions": "OpenAI's completions",
     "ai/v1/responses": "OpenAI's responses",
     "ai/v1/messages": "Anthropic's messages",
+    "ai/v1/messages/count_tokens": "How many tokens Anthropic's messages are",
     "ai/v1/models": "OpenAI's list of models",
     "ai/models/search": "The catalogue",
     "ai/models/schema": "What a model takes and gives",
@@ -186,7 +188,7 @@ def _answer(target: Target) -> dict[str, Any]:
     if target.action is pages.search:  # with `format=openrouter` it is bare
         whole = {"anyOf": [whole, {"type": "object", "required": ["data"]}]}
     content: dict[str, Any] = {"application/json": {"schema": whole}}
-    if isinstance(target.action, Dialect):
+    if isinstance(target.action, Dialect) and target.action.counted is None:
         content["text/event-stream"] = {"schema": _EVENT}
     return content
 

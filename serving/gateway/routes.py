@@ -75,6 +75,7 @@ ROUTES: Mapping[str, Mapping[str, Target]] = {
     "ai/v1/completions": _asks("ai/v1/completions", openai_completions.DIALECT),
     "ai/v1/responses": _asks("ai/v1/responses", openai_responses.DIALECT),
     "ai/v1/messages": _asks("ai/v1/messages", anthropic.DIALECT),
+    "ai/v1/messages/count_tokens": _asks("ai/v1/messages/count_tokens", anthropic.COUNT),
     MODELS: _shows(MODELS, pages.openai_models, openai.failure),
     f"{MODELS}/": _shows(MODELS, pages.openai_model, openai.failure),
     "ai/models/search": _shows("ai/models/search", pages.search),

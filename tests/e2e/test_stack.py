@@ -182,6 +182,8 @@ def test_anthropics_client(up):
     whole = client.messages.create(**cold)
     with client.messages.stream(**cold) as stream:
         assert "".join(stream.text_stream) == whole.content[0].text
+    counted = client.messages.count_tokens(model=MODEL, messages=asked["messages"])
+    assert counted.input_tokens == whole.usage.input_tokens
     word = whole.content[0].text.split()[-1]
     stopped = client.messages.create(**cold, stop_sequences=[word])
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", word)
