@@ -45,7 +45,7 @@ class Desk:
         asked = await asyncio.to_thread(batch.parse, body, ask)
         if isinstance(asked, Submission) and self._agreements is not None:
             model = ask.models.find(asked.model)
-            self._agreements.check(caller.account, model, asked.items[0].generation)
+            await self._agreements.check(caller, model, asked.items[0].generation)
         try:
             return await asyncio.to_thread(self._work, asked, caller)
         except Down as error:

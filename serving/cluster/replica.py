@@ -14,7 +14,6 @@ from ray.serve.config import BackpressureConfig
 
 from serving.catalog import Catalog, Model
 from serving.cluster.tenants import Tenants
-from serving.gateway.agreement import Agreements
 from serving.gateway.app import Gateway
 from serving.gateway.receipts import log_access
 from serving.settings import Settings
@@ -38,7 +37,7 @@ class Replica:
         model = only(models)
         self._engine = VllmEngine(model)
         admission = self._tenants.admission(model, self._engine.size)
-        agreements = _agreements(settings)
+        agreements = self._tenants.agreements()
         self._worker = self._tenants.worker(self._engine, model, admission, (log_access,))
         self._gateway = Gateway(
             self._engine,
@@ -111,10 +110,6 @@ def application(settings: Settings) -> serve.Application:
         max_constructor_retry_count=2,
     )
     return deployment.bind(models, settings)
-
-
-def _agreements(settings: Settings) -> Agreements | None:
-    return Agreements(settings.state_dir / "agreements") if settings.licence_gate else None
 
 
 def configured(args: dict[str, str]) -> serve.Application:

@@ -22,6 +22,7 @@ from serving.gateway.receipts import Observer
 from serving.gateway.tenant import Admission
 from serving.settings import Settings
 from serving.tenancy import accounts, prices
+from serving.tenancy.agreements import Register
 from serving.tenancy.database import Database
 from serving.tenancy.identity import Identity
 from serving.tenancy.journal import Journal
@@ -88,6 +89,10 @@ class Tenants:
         )
         store = Shared(redis) if redis else Memory(self._used_before())
         return Gate(policy, store, size, self._price)
+
+    def agreements(self) -> Agreements | None:
+        """The licence gate, if there is to be one."""
+        return Agreements(Register(self.tenancy.database)) if self._settings.licence_gate else None
 
     def worker(
         self, engine: Engine, model: Model, admission: Admission, observers: Iterable[Observer]

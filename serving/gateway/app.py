@@ -146,7 +146,7 @@ class Gateway:
         model = self._catalog.find(generation.model)
         draft.model, draft.price = model.id, model.neurons
         if self._agreements is not None:
-            self._agreements.check(caller.account, model, generation)
+            await self._agreements.check(caller, model, generation)
         if dialect.counted is not None:
             counted = dialect.counted(await self._engine.count(generation))
             await stream.send_json(send, draft, counted)

@@ -125,6 +125,15 @@ items = Table(
     UniqueConstraint("batch", "position", name="uq_batch_items_batch_position"),
 )
 
+agreements = Table(
+    "agreements",
+    metadata,
+    Column("account", String(32), primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("token", String(32), nullable=False),  # whose holder agreed
+    Column("at", BigInteger, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,

@@ -1,15 +1,12 @@
 """Addresses besides `ai/run/{model}`, headers, and what streams carry besides tokens."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving.core import Outcome
 from serving.engine.fake import FakeEngine
 from serving.gateway import pulse
-from serving.gateway.agreement import Agreements
 from tests.gateway.conftest import ACCOUNT, MODEL, PATH, TOKEN, Service, listening
 from tests.gateway.test_errors import error_of
 
@@ -219,23 +216,6 @@ async def test_padding_hides_the_length_of_tokens() -> None:
 
 async def test_no_padding_unless_asked_for(service: Service) -> None:
     assert all("p" not in frame for frame in (await service.frames({"prompt": "a b"}))[:-1])
-
-
-async def test_an_account_agrees_once_to_the_licence(tmp_path: Path) -> None:
-    hi, agree = {"prompt": "hi"}, {"prompt": " Agree "}
-    async with listening(Service(FakeEngine(), {"agreements": Agreements(tmp_path)})) as service:
-        status, code, message = error_of(await service.post(hi))
-        assert (status, code) == (403, 5016)
-        assert message.startswith("AiError: Model Agreement: Prior to using this model, you must s")
-        assert error_of(await service.post({"model": MODEL, **HELLO}, CHAT))[:2] == (403, 5016)
-        status, code, message = error_of(await service.post(agree))
-        assert (status, code) == (403, 5016)
-        assert message.startswith("AiError: Model Agreement: Thank you for agreeing to this model")
-        assert (await service.post(hi)).status_code == 200
-        assert (await service.post(agree)).json()["result"]["response"] == " Agree"
-        assert service.receipts[0].outcome is Outcome.REJECTED
-    async with listening(Service(FakeEngine(), {"agreements": Agreements(tmp_path)})) as restarted:
-        assert (await restarted.post(hi)).status_code == 200
 
 
 async def test_the_document_of_the_service_leaves_no_receipt(service: Service) -> None:

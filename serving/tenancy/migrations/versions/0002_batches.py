@@ -1,4 +1,4 @@
-"""Queued requests: batches and their items."""
+"""Queued requests (batches and their items); agreements to licences."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -43,8 +43,16 @@ def upgrade() -> None:
         sa.UniqueConstraint("batch", "position", name="uq_batch_items_batch_position"),
     )
     op.create_index("ix_batch_items_free_at", "batch_items", ["free_at"])
+    op.create_table(
+        "agreements",
+        sa.Column("account", sa.String(32), primary_key=True),
+        sa.Column("model", sa.Text, primary_key=True),
+        sa.Column("token", sa.String(32), nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("agreements")
     op.drop_table("batch_items")
     op.drop_table("batches")
