@@ -51,6 +51,7 @@ class Replica:
             padded=settings.stream_padding,
             agreements=agreements,
             queue=self._tenants.desk(self._worker, agreements),
+            prices=self._tenants.prices,
         )
 
     async def __serve_build_asgi_app__(self) -> Gateway:

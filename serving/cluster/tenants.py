@@ -67,11 +67,11 @@ class Tenants:
     def __init__(self, settings: Settings) -> None:
         """Raises: as `Tenancy.open`; ValueError: no such prices."""
         self._settings = settings
-        self._prices = prices.read(settings.prices)
+        self.prices = prices.read(settings.prices)
         self.tenancy = Tenancy.open(settings)
         self.identity = Identity(self.tenancy.database, self.tenancy.secret)
         journal = Journal(settings.state_dir / "journal")
-        self.meter = Meter(journal, self._prices)
+        self.meter = Meter(journal, self.prices)
         self._ledger = Ledger(self.tenancy.database, journal)
         self.admin = admin.app(self.tenancy.database, self.tenancy.secret, self.identity)
 
@@ -104,7 +104,7 @@ class Tenants:
             self.identity,
             engine,
             Catalog(model),
-            self._prices,
+            self.prices,
             replace(self._bounds(), concurrency=most),
             admission=admission,
             observers=observers,
@@ -123,7 +123,7 @@ class Tenants:
         )
 
     def _price(self, model: str, usage: Usage) -> int:
-        return self._prices.get(model, prices.FREE).of(usage)
+        return self.prices.get(model, prices.FREE).of(usage)
 
     def _used_before(self) -> dict[str, int]:
         """What today and this month have seen before this start, by the keys of quotas."""

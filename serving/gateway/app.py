@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from time import time
+from types import MappingProxyType
 from urllib.parse import parse_qsl
 from uuid import uuid4
 
@@ -26,6 +27,7 @@ from serving.gateway.watch import ClientLeft, noticing
 from serving.protocol import batch, envelope
 from serving.protocol.dialect import Ask, Dialect
 from serving.protocol.pages import Visit
+from serving.tenancy.prices import FREE, Prices
 
 HEALTH = "/-/healthz"
 ADMIN = "/admin/"
@@ -50,12 +52,14 @@ class Gateway:
         padded: bool = False,
         agreements: Agreements | None = None,
         queue: Queue | None = None,
+        prices: Prices = MappingProxyType({}),
     ) -> None:
         """`observers` get each receipt, in order; `receipts.log_access` is one.
 
         `begin` hears of requests as they go to the engine; `admin` serves what is under `ADMIN`.
         With `padded`, native streams hide the length of their tokens; with `agreements`, accounts
         must agree to a model's licence first; without a `queue` all requests run at once.
+        Answers say what they cost by `prices`.
         """
         self._engine = engine
         self._catalog = catalog
@@ -68,6 +72,7 @@ class Gateway:
         self._padded = padded
         self._agreements = agreements
         self._queue = queue
+        self._prices = prices
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -144,7 +149,7 @@ class Gateway:
         ask = Ask(draft.id, self._catalog, target.model, int(time()), self._padded)
         generation, writer = dialect.parse(data, ask)
         model = self._catalog.find(generation.model)
-        draft.model, draft.price = model.id, model.neurons
+        draft.model, draft.price = model.id, self._prices.get(model.id, FREE)
         if self._agreements is not None:
             await self._agreements.check(caller, model, generation)
         if dialect.counted is not None:

@@ -7,6 +7,7 @@ import pytest
 
 from serving.engine.fake import FakeEngine
 from serving.gateway import pulse
+from serving.tenancy import prices
 from tests.gateway.conftest import ACCOUNT, MODEL, PATH, TOKEN, Service, listening
 from tests.gateway.test_errors import error_of
 
@@ -148,13 +149,15 @@ async def test_pages_need_the_token_of_their_account(service: Service) -> None:
     assert (await get(service, page)).json()["messages"][0]["code"] == 10000
 
 
-async def test_an_answer_says_what_it_cost_in_neurons(service: Service) -> None:
+async def test_an_answer_says_what_it_cost_in_neurons() -> None:
     words = " ".join(["word"] * 500)
-    response = await service.post({"prompt": words, "max_tokens": 500})
-    # 500 tokens in at 4410 and 500 out at 61493 per million
-    assert response.headers["cf-ai-neurons"] == "32.95"
-    assert response.headers["api-version"]
-    assert "cf-ai-neurons" not in (await service.post({})).headers
+    options = {"prices": prices.read("default")}
+    async with listening(Service(FakeEngine(), options)) as service:
+        response = await service.post({"prompt": words, "max_tokens": 500})
+        # 500 tokens in at 4410 and 500 out at 61493 per million
+        assert response.headers["cf-ai-neurons"] == "32.95"
+        assert response.headers["api-version"]
+        assert "cf-ai-neurons" not in (await service.post({})).headers
 
 
 async def test_errors_in_openais_dialect_carry_both_shapes(service: Service) -> None:

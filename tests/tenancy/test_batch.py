@@ -93,7 +93,7 @@ async def replica(
         tenants.identity,
         engine,
         Catalog(Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2)),
-        tenants._prices,
+        tenants.prices,
         bound,
         admission=admission,
         observers=[receipts.append],

@@ -61,7 +61,7 @@ def main() -> None:
     engine.usage = Written(engine)
     models = Catalog(Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2))
     database, bounds = tenants.tenancy.database, Bounds(lease=LEASE)
-    worker = Worker(database, tenants.identity, engine, models, tenants._prices, bounds)
+    worker = Worker(database, tenants.identity, engine, models, tenants.prices, bounds)
     gateway = Gateway(
         engine,
         models,
