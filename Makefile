@@ -1,15 +1,23 @@
 # make serve   everything on this machine, on CPU, until Ctrl-C
+# make observe Prometheus beside it, with the alert rules: http://127.0.0.1:9090
 # make check   format, lint, types, import contracts: seconds
 # make test    the tests; make test-slow: the ones that take minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH := torch==2.13.0+cpu
 BIN := .venv/bin
+PROMETHEUS := .venv/prometheus/usr
 
-.PHONY: serve check format test test-slow clean
+.PHONY: serve observe check format test test-slow clean
 
 serve: .venv/.project
 	@exec $(BIN)/serving up
+
+observe: .venv/.prometheus
+	@test -x $(PROMETHEUS)/bin/prometheus || { echo "no Prometheus: install it and see deploy/prometheus"; exit 1; }
+	@exec $(PROMETHEUS)/bin/prometheus --config.file=deploy/prometheus/prometheus.yml \
+	  --storage.tsdb.path=.state/prometheus --web.listen-address=127.0.0.1:9090 \
+	  --web.local-assets=$(PROMETHEUS)/share/prometheus/web --log.level=warn
 
 check: .venv/.project .venv/.dev
 	$(BIN)/ruff format --check .
@@ -21,7 +29,7 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: .venv/.project .venv/.dev .venv/.node
+test: .venv/.project .venv/.dev .venv/.node .venv/.prometheus
 	$(BIN)/pytest
 
 test-slow: .venv/.project .venv/.dev .venv/.node
@@ -54,6 +62,14 @@ $(BIN)/python:
 	@if command -v npm >/dev/null; \
 	  then npm ci --prefix tests/contract/node --ignore-scripts --no-audit --no-fund; \
 	  else echo "no npm: the contract tests of the JavaScript clients will be skipped"; fi
+	@touch $@
+
+# Debian's package, unpacked here: no root, and no service is started. Without it the tests of the
+# alert rules are skipped.
+.venv/.prometheus: | $(BIN)/python
+	@cd .venv && if apt-get download prometheus >/dev/null 2>&1 && dpkg -x prometheus_*.deb prometheus; \
+	  then rm prometheus_*.deb; \
+	  else echo "no Debian package prometheus: the tests of the alert rules will be skipped"; fi
 	@touch $@
 
 .venv/.project: pyproject.toml .venv/.packages

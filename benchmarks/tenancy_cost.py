@@ -144,7 +144,7 @@ def _with(tenants: Tenants, store: Store) -> Gateway:
         engine,
         _catalog(),
         tenants.identity,
-        admission=Gate(Policy(slots=64), store, engine.size, tenants._price),
+        admission=Gate(Policy(slots=64), store, engine.size, tenants.price),
         begin=tenants.meter.begin,
         admin=tenants.admin,
         observers=[tenants.meter.end],

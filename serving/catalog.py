@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from serving.errors import UnknownModel
+from serving.errors import LoraUnsupported, UnknownModel
 
 DEFAULT = Path(__file__).with_name("catalog.yaml")
 
@@ -38,6 +38,21 @@ class Model(BaseModel):
     description: str = ""
     terms: str = "https://github.com/meta-llama/llama-models/blob/main/models/llama3_2/LICENSE"
     created_at: datetime = datetime(2024, 9, 25, 5, 36, 4, tzinfo=UTC)
+
+    @property
+    def max_rank(self) -> int:
+        """The highest rank of LoRA adapters; 0 when the model takes none."""
+        return int(self.engine.get("max_lora_rank", 16)) if self.engine.get("enable_lora") else 0
+
+    def lora(self, asked: str | None) -> str:
+        """The adapter a request asks for, by name or id; "" is none.
+
+        Raises:
+            LoraUnsupported: one is asked for, and the model takes none.
+        """
+        if asked and not self.max_rank:
+            raise LoraUnsupported(self.id)
+        return asked or ""
 
     @field_validator("engine")
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 
@@ -77,11 +78,22 @@ class JsonFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter that is ready: its account's id for it, its files and their digest."""
+
+    id: str
+    digest: str
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """One request to the engine. `model` is a catalogue id such as `@cf/meta/...`.
 
     With `must_call` the answer is one call of one of the `tools`; without `may_wait` it is refused
     rather than queued when the engine is full; in the `background` it gives way to all others.
+    `lora` is the name or id of an adapter, as asked for; `adapter` is that one, once it has been
+    looked up.
     """
 
     id: str
@@ -94,6 +106,8 @@ class Generation:
     must_call: bool = False
     may_wait: bool = True
     background: bool = False
+    lora: str = ""
+    adapter: Adapter | None = None
     salt: str = ""  # prompts are cached for requests with the same salt only
 
     @property
@@ -192,7 +206,9 @@ class Receipt:
     """The one record of a request, made when it ends, whatever happened. Times in seconds.
 
     `at` is when it ended (Unix time); `ttft` runs from the arrival of the request to the first
-    token, `None` if there was none. `token` is the id of the caller's API token.
+    token, `None` if there was none; `queued` is the wait for admission, `None` if nobody waited.
+    `token` and `adapter` are ids, of the caller's API token and of the LoRA adapter asked for.
+    `reason` is the kind of error it got, if any.
     """
 
     id: str
@@ -209,3 +225,7 @@ class Receipt:
     at: float = 0.0
     finish: Finish | None = None
     images: int = 0
+    stream: bool = False
+    queued: float | None = None
+    reason: str = ""
+    adapter: str = ""

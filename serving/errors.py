@@ -10,12 +10,15 @@ ServingError
 │   ├── BodyTooLarge     the body is longer than this deployment reads
 │   ├── MalformedBody    the body is not JSON
 │   ├── InvalidInput     a field breaks the published schema
-│   │   └── InvalidChoice  `tool_choice` is none of the choices
+│   │   ├── InvalidChoice  `tool_choice` is none of the choices
+│   │   └── InvalidAdapter  a file of an adapter cannot be used
 │   ├── InvalidImage     an image cannot be decoded, or there are too many
 │   │   └── NotAnImage   an image field holds neither bytes nor text
 │   ├── UnknownModel     no such model in the catalogue
 │   ├── UnknownEntry     nothing to show of a model that is not in the catalogue
 │   ├── LoraUnsupported  the model takes no adapters
+│   ├── UnknownAdapter   the account has no such adapter
+│   ├── AdapterIncomplete  one of an adapter's files has not been uploaded
 │   └── ContextExceeded  prompt and output do not fit the context window
 ├── Unauthenticated      no credentials, or not understood
 │   └── WrongToken       well-formed credentials that nobody holds
@@ -97,6 +100,10 @@ class InvalidChoice(InvalidInput):
         super().__init__("Invalid input")
 
 
+class InvalidAdapter(InvalidInput):
+    """A file of an adapter is not what it must be, or not for this model."""
+
+
 class InvalidImage(BadRequest):
     """An image cannot be decoded, is too large, or there are more than the model takes.
 
@@ -131,6 +138,22 @@ class LoraUnsupported(BadRequest):
 
     def __init__(self, model: str) -> None:
         super().__init__(f"The model {model} does not support LoRA")
+
+
+class UnknownAdapter(BadRequest):
+    """The account has no such adapter, by name or id."""
+
+    def __init__(self, asked: str) -> None:
+        super().__init__(f"No such finetune {asked}")
+
+
+class AdapterIncomplete(BadRequest):
+    """An adapter is asked for whose files are not both there."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Finetune is missing required files (adapter_model.safetensors and adapter_config.json)"
+        )
 
 
 class ContextExceeded(BadRequest):

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     # While Redis is away: `open` lets each replica count for itself, `closed` serves nobody who
     # has limits.
     limits_fail: Literal["open", "closed"] = "open"
+    # LoRA adapters that accounts bring, below the state folder unless given; all replicas need the
+    # same folder under the same path.
+    adapters_dir: Path | None = None
     # What may wait for the engine, and for how many seconds.
     queue_tokens: int = Field(default=1_000_000, gt=0)
     queue_pixels: int = Field(default=1_000_000_000, gt=0)
@@ -49,6 +52,14 @@ class Settings(BaseSettings):
     batch_concurrency: int = Field(default=8, ge=0)
     batch_items: int = Field(default=10_000, gt=0)
     batch_hours: float = Field(default=24.0, gt=0)
+    # `/metrics`, of all replicas of a machine, on a port of its own; 0 is none. With a token, who
+    # scrapes sends it as a bearer.
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(default=9464, ge=0, le=65535)
+    metrics_token: SecretStr = SecretStr("")
+    # How many accounts have series of their own; the rest is one.
+    metrics_accounts: int = Field(default=50, ge=0)
+    log_format: Literal["text", "json"] = "text"
     # Native streams carry filler, so that the sizes of packets do not tell the sizes of tokens.
     stream_padding: bool = False
     # Accounts send the prompt `agree` once before they use the model.
@@ -72,7 +83,10 @@ class Settings(BaseSettings):
 
     def _placed(self) -> Settings:
         """With the state folder as a place and not relative to where a process runs."""
-        return self.model_copy(update={"state_dir": self.state_dir.resolve()})
+        places = {"state_dir": self.state_dir.resolve()}
+        if self.adapters_dir is not None:
+            places["adapters_dir"] = self.adapters_dir.resolve()
+        return self.model_copy(update=places)
 
 
 def _kept(file: Path) -> dict[str, str]:

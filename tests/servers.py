@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -120,6 +121,27 @@ def redis() -> Iterator[Server]:
         command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
         url = f"redis://127.0.0.1:{port}/0"
         yield from _run(Server(command, url, port, folder, {}))
+
+
+@contextmanager
+def prometheus(config: str, rules: str) -> Iterator[Server]:
+    """Prometheus with this configuration and these `rules.yaml`. Raises: Missing."""
+    binary = prometheus_binary("prometheus")
+    with _folder() as folder:
+        port = free_port()
+        (folder / "prometheus.yml").write_text(config)
+        (folder / "rules.yaml").write_text(rules)
+        command = [binary, f"--config.file={folder}/prometheus.yml"]
+        command += [f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"]
+        yield from _run(Server(command, f"http://127.0.0.1:{port}", port, folder, {}))
+
+
+def prometheus_binary(name: str) -> str:
+    """`prometheus` or `promtool`: the system's, or what the Makefile unpacked. Raises: Missing."""
+    unpacked = Path(sys.prefix) / "prometheus" / "usr" / "bin" / name
+    if found := shutil.which(name) or (str(unpacked) if unpacked.exists() else None):
+        return found
+    raise Missing("no Prometheus: neither installed nor a Debian package")
 
 
 def _run(server: Server) -> Iterator[Server]:

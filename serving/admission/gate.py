@@ -13,7 +13,7 @@ from serving.admission import charges
 from serving.admission.charges import Charge, Lease, Quota, Rate, Refusal
 from serving.admission.fair import LAST, Waiting
 from serving.admission.store import Memory, Store
-from serving.admission.turns import Turns
+from serving.admission.turns import Load, Turns
 from serving.core import Caller, Generation, Size, Usage
 from serving.errors import (
     ContextExceeded,
@@ -62,6 +62,7 @@ class Gate:
         price: Callable[[str, Usage], int],
     ) -> None:
         """`size` of a request before it runs; `price` of a model's usage, in picodollars."""
+        self.policy = policy
         self._turns = Turns(
             policy.slots,
             policy.queue_tokens,
@@ -74,6 +75,11 @@ class Gate:
         self._size = size
         self._price = price
         self._usual: dict[str, float] = {}  # output tokens by flow
+
+    @property
+    def load(self) -> Load:
+        """What waits and runs now. For any thread."""
+        return self._turns.load
 
     async def admit(self, caller: Caller, generation: Generation, headers: Headers) -> Ticket:
         """See the gateway's `Admission.admit`."""

@@ -11,12 +11,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from dataclasses import dataclass
 
 from serving.admission.fair import LAST, FairQueue, Waiting
 from serving.errors import Overloaded
 
 _BUSY = "Capacity temporarily exceeded, please try again."
 _MEMORY = 0.9  # how much of the measured speed is kept per request
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests that wait, their tokens and pixels; requests at the engine."""
+
+    waiting: int
+    tokens: int
+    pixels: int
+    running: int
 
 
 class Turns:
@@ -43,7 +54,13 @@ class Turns:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._queue)
+        return len(self._turns)
+
+    @property
+    def load(self) -> Load:
+        """What waits and runs. For any thread: nothing here is gone through step by step."""
+        queue = self._queue
+        return Load(self.waiting, queue.tokens, queue.pixels, self._running.total())
 
     async def take(self, item: Waiting, may_wait: bool = True) -> None:
         """Return when it is the item's turn; `give` must follow.

@@ -21,6 +21,7 @@ from serving.catalog import Catalog
 from serving.engine import Engine
 from serving.errors import EngineFailed, ServingError
 from serving.gateway.errors import declared
+from serving.gateway.finetunes import Finetunes, adapted
 from serving.gateway.receipts import Draft, Observer
 from serving.gateway.stream import complete
 from serving.gateway.tenant import Admission, Tenant, Unlimited
@@ -54,6 +55,7 @@ class Worker:
         bounds: Bounds,
         *,
         admission: Admission | None = None,
+        adapters: Finetunes | None = None,
         observers: Iterable[Observer] = (),
     ) -> None:
         """`observers` get each item's receipt; counting its usage is done here."""
@@ -64,6 +66,7 @@ class Worker:
         self._prices = prices
         self._bounds = bounds
         self._admission = admission or Unlimited()
+        self._adapters = adapters
         self._observers = tuple(observers)
         self._running: dict[asyncio.Task[None], Claimed] = {}
         self._wake = asyncio.Event()
@@ -173,6 +176,8 @@ class Worker:
         caller = await self._identity.holder(item.token, item.account)
         ask = Ask(item.id, self._models, item.model, item.created_at // 1000)
         generation, writer = await asyncio.to_thread(batch.parse_item, item.input, ask)
+        generation = await adapted(self._adapters, caller, generation)
+        draft.adapter = generation.adapter.id if generation.adapter else ""
         engine = Tenant(self._engine, self._admission, None, caller, draft)
         return writer.whole(await complete(engine, generation, draft))
 

@@ -13,10 +13,13 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from serving.catalog import Catalog, Model
+from serving.cluster.finetunes import Finetunes
+from serving.cluster.metrics import Metrics
 from serving.cluster.tenants import Tenants
 from serving.gateway.app import Gateway
 from serving.gateway.receipts import log_access
 from serving.settings import Settings
+from serving.telemetry.logs import Json
 
 APPLICATION = "workers-ai"
 # Above what the engine queues (`max_num_queued_reqs`), so that it is the engine that refuses, in
@@ -32,26 +35,37 @@ class Replica:
         # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
         from serving.engine.vllm import VllmEngine
 
-        _log_to_ray()
+        _log_to_ray(settings.log_format)
+        self._metrics = Metrics(settings)  # before the engine makes its own
         self._tenants = Tenants(settings)
         model = only(models)
         self._engine = VllmEngine(model)
-        admission = self._tenants.admission(model, self._engine.size)
+        gate = self._tenants.admission(model, self._engine.size)
+        self._metrics.watch(gate, self._tenants.backlog)
+        counted = self._metrics.observer(self._tenants.price)
         agreements = self._tenants.agreements()
-        self._worker = self._tenants.worker(self._engine, model, admission, (log_access,))
+        adapters = Finetunes(
+            self._tenants.tenancy.database,
+            models,
+            settings.adapters_dir or settings.state_dir / "adapters",
+        )
+        self._worker = self._tenants.worker(
+            self._engine, model, gate, adapters, (counted, log_access)
+        )
         self._gateway = Gateway(
             self._engine,
             models,
             self._tenants.identity,
-            admission=admission,
+            admission=gate,
             begin=self._tenants.meter.begin,
             admin=self._tenants.admin,
             max_body_bytes=settings.max_body_bytes,
-            observers=(self._tenants.meter.end, log_access),
+            observers=(self._tenants.meter.end, counted, log_access),
             padded=settings.stream_padding,
             agreements=agreements,
             queue=self._tenants.desk(self._worker, agreements),
             prices=self._tenants.prices,
+            adapters=adapters,
         )
 
     async def __serve_build_asgi_app__(self) -> Gateway:
@@ -69,17 +83,20 @@ class Replica:
             self._worker.close()
         if hasattr(self, "_engine"):
             self._engine.close()
+        if hasattr(self, "_metrics"):
+            self._metrics.close()
         if hasattr(self, "_tenants"):
             self._tenants.close()
 
 
-def _log_to_ray() -> None:
+def _log_to_ray(format_: str) -> None:
     """Our log lines, the access log among them, go to the worker's output, which Ray keeps.
 
     To the descriptor: `sys.stdout` is a logger of Serve's, which walks the stack for each line.
     """
     handler = logging.StreamHandler(os.fdopen(1, "w", 1, "utf-8", closefd=False))
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler.setFormatter(Json() if format_ == "json" else text)
     logger = logging.getLogger("serving")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -18,6 +18,7 @@ from serving.catalog import Catalog, Model
 from serving.core import Generation, Size, Usage
 from serving.engine import Engine
 from serving.gateway.agreement import Agreements
+from serving.gateway.finetunes import Finetunes
 from serving.gateway.receipts import Observer
 from serving.gateway.tenant import Admission
 from serving.settings import Settings
@@ -88,14 +89,19 @@ class Tenants:
             fails_open=settings.limits_fail == "open",
         )
         store = Shared(redis) if redis else Memory(self._used_before())
-        return Gate(policy, store, size, self._price)
+        return Gate(policy, store, size, self.price)
 
     def agreements(self) -> Agreements | None:
         """The licence gate, if there is to be one."""
         return Agreements(Register(self.tenancy.database)) if self._settings.licence_gate else None
 
     def worker(
-        self, engine: Engine, model: Model, admission: Admission, observers: Iterable[Observer]
+        self,
+        engine: Engine,
+        model: Model,
+        admission: Admission,
+        adapters: Finetunes,
+        observers: Iterable[Observer],
     ) -> Worker:
         """What runs queued requests: never so many at once that they fill the engine."""
         most = min(self._settings.batch_concurrency, _slots(model) // 2)
@@ -107,6 +113,7 @@ class Tenants:
             self.prices,
             replace(self._bounds(), concurrency=most),
             admission=admission,
+            adapters=adapters,
             observers=observers,
         )
 
@@ -122,7 +129,12 @@ class Tenants:
             keep=settings.batch_hours * 3600,
         )
 
-    def _price(self, model: str, usage: Usage) -> int:
+    def backlog(self) -> int:
+        """Bytes of usage that are not in the database yet."""
+        return self._ledger.backlog
+
+    def price(self, model: str, usage: Usage) -> int:
+        """Of a model's usage, in picodollars."""
         return self.prices.get(model, prices.FREE).of(usage)
 
     def _used_before(self) -> dict[str, int]:

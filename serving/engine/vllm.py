@@ -24,6 +24,7 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 from serving.catalog import Model
 from serving.core import Delta, Finish, Generation, Image, Size, Usage
 from serving.engine import Spent, images, sampling, unheard
+from serving.engine.adapters import Adapters
 from serving.engine.pace import Pace
 from serving.engine.prompt import Ahead, Prompter, length
 from serving.errors import (
@@ -56,6 +57,7 @@ class VllmEngine:
         self._llm.spent = {}
         self._tile: int = self._llm.model_config.hf_config.vision_config.image_size
         self._defaults = self._llm.model_config.get_diff_sampling_param()
+        self._adapters = Adapters(self._llm.add_lora)
         self._pace = Pace()
         self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
 
@@ -74,8 +76,10 @@ class VllmEngine:
             params = sampling.params(generation, self._defaults)
             usage = Usage(prompt_tokens=len(prompt["prompt_token_ids"]))
             rendered = await self._render(prompt)
+            adapter = await self._adapters.of(generation)
             # Closing vLLM's generator is what aborts: leave it to no garbage collector.
-            async with aclosing(self._llm.generate(rendered, params, generation.id)) as outputs:
+            outputs = self._llm.generate(rendered, params, generation.id, lora_request=adapter)
+            async with aclosing(outputs):
                 async for output in outputs:
                     usage = _counted(usage, output)
                     if (delta := _delta(output, usage)) is not None:
@@ -205,6 +209,7 @@ def _with_pictures(prompt: TokensPrompt, pictures: Sequence[Image], salt: str) -
 def _engine_args(model: Model) -> AsyncEngineArgs:
     return AsyncEngineArgs(
         model=str(model.checkpoint),
+        served_model_name=model.id,  # in vLLM's metrics, instead of a path
         max_model_len=model.context_window,
         limit_mm_per_prompt={"image": model.max_images},
         # The front end's record of which pictures the engine holds goes wrong when a client leaves

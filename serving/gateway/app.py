@@ -13,8 +13,8 @@ from uuid import uuid4
 from serving.catalog import Catalog
 from serving.core import Caller, Receipt
 from serving.engine import Engine
-from serving.errors import ServingError
-from serving.gateway import body, openapi, routes, stream
+from serving.errors import ServingError, UnknownPath
+from serving.gateway import body, finetunes, openapi, routes, stream
 from serving.gateway.agreement import Agreements
 from serving.gateway.asgi import App, Receive, Scope, Send
 from serving.gateway.auth import Authenticator, bearer, token_id
@@ -53,13 +53,14 @@ class Gateway:
         agreements: Agreements | None = None,
         queue: Queue | None = None,
         prices: Prices = MappingProxyType({}),
+        adapters: finetunes.Finetunes | None = None,
     ) -> None:
         """`observers` get each receipt, in order; `receipts.log_access` is one.
 
         `begin` hears of requests as they go to the engine; `admin` serves what is under `ADMIN`.
         With `padded`, native streams hide the length of their tokens; with `agreements`, accounts
-        must agree to a model's licence first; without a `queue` all requests run at once.
-        Answers say what they cost by `prices`.
+        must agree to a model's licence first; with `adapters`, they may bring LoRA adapters;
+        without a `queue` all requests run at once. Answers say what they cost by `prices`.
         """
         self._engine = engine
         self._catalog = catalog
@@ -73,6 +74,7 @@ class Gateway:
         self._agreements = agreements
         self._queue = queue
         self._prices = prices
+        self._adapters = adapters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -130,6 +132,9 @@ class Gateway:
             await stream.send_json(send, draft, await self._queue.answer(data, ask, caller))
         elif isinstance(target.action, Dialect):
             await self._generate(target, target.action, caller, scope, receive, send, draft)
+        elif isinstance(target.action, finetunes.Action):
+            errand = self._errand(target, caller, scope, receive)
+            await stream.send_json(send, draft, await target.action.run(errand))
         else:
             await stream.send_json(send, draft, target.action(self._visit(target, scope, token)))
 
@@ -150,20 +155,30 @@ class Gateway:
         generation, writer = dialect.parse(data, ask)
         model = self._catalog.find(generation.model)
         draft.model, draft.price = model.id, self._prices.get(model.id, FREE)
+        draft.stream = generation.stream
         if self._agreements is not None:
             await self._agreements.check(caller, model, generation)
         if dialect.counted is not None:
             counted = dialect.counted(await self._engine.count(generation))
             await stream.send_json(send, draft, counted)
             return
+        generation = await finetunes.adapted(self._adapters, caller, generation)
+        draft.adapter = generation.adapter.id if generation.adapter else ""
         answer = stream.answer_stream if generation.stream else stream.answer_plain
         engine = Tenant(self._engine, self._admission, self._begin, caller, draft)
         await answer(engine, generation, writer, receive, send, draft)
 
     def _visit(self, target: Target, scope: Scope, token: bytes) -> Visit:
         """What a page needs to know."""
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        return Visit(self._catalog, query, target.model, token_id(token))
+        return Visit(self._catalog, _query(scope), target.model, token_id(token))
+
+    def _errand(
+        self, target: Target, caller: Caller, scope: Scope, receive: Receive
+    ) -> finetunes.Errand:
+        """Raises: UnknownPath: nobody keeps adapters here."""
+        if self._adapters is None:
+            raise UnknownPath
+        return finetunes.Errand(self._adapters, caller, target.model, _query(scope), scope, receive)
 
     def _observe(self, receipt: Receipt) -> None:
         for observer in self._observers:
@@ -182,6 +197,10 @@ class Gateway:
         headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": text})
+
+
+def _query(scope: Scope) -> dict[str, str]:
+    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

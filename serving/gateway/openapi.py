@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from serving.gateway import routes
-from serving.gateway.routes import ROUTES, USER_ROUTES, Target
+from serving.gateway import finetunes, routes
+from serving.gateway.routes import ASSETS, ROUTES, USER_ROUTES, Target
 from serving.protocol import (
     anthropic,
     batch,
@@ -60,6 +60,7 @@ _BODIES = {
     "completions": openai_completions.Body,
     "responses": openai_responses.Body,
     "messages": anthropic.Body,
+    "finetunes": finetunes.Wanted,
 }
 # What a route's answer is, where it is not the envelope, by its required fields.
 _BARE = {
@@ -80,6 +81,9 @@ _SUMMARIES = {
     "ai/v1/messages": "Anthropic's messages",
     "ai/v1/messages/count_tokens": "How many tokens Anthropic's messages are",
     "ai/v1/models": "OpenAI's list of models",
+    "ai/finetunes": "The account's LoRA adapters, or a new one",
+    "ai/finetunes/public": "LoRA adapters that every account may use",
+    ASSETS: "Upload a file of an adapter",
     "ai/models/search": "The catalogue",
     "ai/models/schema": "What a model takes and gives",
     "ai/tasks/search": "What models are for",
@@ -117,7 +121,16 @@ _EVENT = {
     "required": ["data"],
     "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
 }
-_QUERIES: dict[Page, tuple[str, ...]] = {
+_ASSET = {
+    "type": "object",
+    "required": ["file_name", "file"],
+    "properties": {
+        "file_name": {"enum": list(finetunes.FILES)},
+        "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+    },
+}
+_QUERIES: dict[Page | finetunes.Action, tuple[str, ...]] = {
+    finetunes.LIST_PUBLIC: ("limit", "offset", "orderBy"),
     pages.search: ("search", "task", "author", "page", "per_page", "format"),
     pages.model_schema: ("model",),
 }
@@ -148,6 +161,7 @@ def _templated(path: str) -> str:
 def _item(path: str, verbs: Any, account: bool = True) -> dict[str, Any]:
     """A path: what it takes in its place, and what each verb does."""
     names = ["account_id"] * account + ["model"] * path.endswith("/")
+    names += ["finetune_id"] * (path == ASSETS)
     inputs = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in names
@@ -167,6 +181,12 @@ def _operation(path: str, target: Target) -> dict[str, Any]:
     }
     if isinstance(target.action, Dialect):
         content = {"application/json": {"schema": _request(path, target)}}
+        found["requestBody"] = {"required": True, "content": content}
+    elif target.action is finetunes.CREATE:
+        content = {"application/json": {"schema": _ref("finetunes.Wanted")}}
+        found["requestBody"] = {"required": True, "content": content}
+    elif target.action is finetunes.UPLOAD:
+        content = {"multipart/form-data": {"schema": _ASSET}}
         found["requestBody"] = {"required": True, "content": content}
     elif names := _QUERIES.get(target.action):
         schema_ = {"type": "string"}

@@ -53,6 +53,10 @@ class Draft:
     account: str = ""
     token: str = ""
     images: int = 0
+    stream: bool = False
+    queued: float | None = None
+    reason: str = ""
+    adapter: str = ""
     finish: Finish | None = None
     route: str = ""
     model: str = ""
@@ -94,7 +98,7 @@ class Draft:
     def failed(self, error: ServingError) -> None:
         """The request ends with this error; the status stays what was sent, if one was."""
         found = envelope.problem(error)
-        self.code = found.code
+        self.code, self.reason = found.code, type(error).__name__
         self.outcome = Outcome.REJECTED if isinstance(error, _CALLERS_FAULT) else Outcome.FAILED
         if not self.answering:
             self.status = found.status
@@ -122,6 +126,10 @@ class Draft:
             at=time(),
             finish=self.finish,
             images=self.images,
+            stream=self.stream,
+            queued=self.queued,
+            reason=self.reason,
+            adapter=self.adapter,
         )
 
 

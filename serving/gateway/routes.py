@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, unquote
 
 from serving.errors import MethodRefused, UnknownObject, UnknownPath
+from serving.gateway import finetunes
 from serving.gateway.asgi import Scope
 from serving.protocol import (
     anthropic,
@@ -45,12 +46,13 @@ _QUEUED = ("queueRequest", "true")
 class Target:
     """Where a request goes. `route` has no ids in it; `account` is empty where the path has none.
 
-    `action` is the dialect that a generation is asked for in, or else a page to read. With `queued`
+    `action` is the dialect that a generation is asked for in, or a page to read, or what to do with
+    adapters; `model` is what the path goes on with, a model or an adapter. With `queued`
     it is to run later, if there is a queue.
     """
 
     route: str
-    action: Dialect | Page
+    action: Dialect | Page | finetunes.Action
     failure: Failure
     account: str = ""
     model: str = ""
@@ -65,7 +67,13 @@ def _shows(route: str, page: Page, failure: Failure = envelope.failure) -> dict[
     return {"GET": Target(route, page, failure)}
 
 
+def _keeps(route: str, **verbs: finetunes.Action) -> dict[str, Target]:
+    return {verb: Target(route, action, envelope.failure) for verb, action in verbs.items()}
+
+
 _PROXY = "ai/run/proxy"
+ASSETS = "ai/finetunes/{finetune_id}/finetune-assets"
+_ASSETS = re.compile("ai/finetunes/([^/]+)/finetune-assets")
 # Below an account. The keys are whole paths; those that end in a slash go on with a model.
 ROUTES: Mapping[str, Mapping[str, Target]] = {
     RUN: _asks(RUN, native.NAMED),
@@ -78,6 +86,9 @@ ROUTES: Mapping[str, Mapping[str, Target]] = {
     "ai/v1/messages/count_tokens": _asks("ai/v1/messages/count_tokens", anthropic.COUNT),
     MODELS: _shows(MODELS, pages.openai_models, openai.failure),
     f"{MODELS}/": _shows(MODELS, pages.openai_model, openai.failure),
+    "ai/finetunes": _keeps("ai/finetunes", GET=finetunes.LIST, POST=finetunes.CREATE),
+    "ai/finetunes/public": _keeps("ai/finetunes/public", GET=finetunes.LIST_PUBLIC),
+    ASSETS: _keeps(ASSETS, POST=finetunes.UPLOAD),
     "ai/models/search": _shows("ai/models/search", pages.search),
     "ai/models/schema": _shows("ai/models/schema", pages.model_schema),
     "ai/tasks/search": _shows("ai/tasks/search", pages.tasks),
@@ -134,10 +145,12 @@ def _direct(rest: str) -> str:
 
 
 def _found(rest: str) -> tuple[Mapping[str, Target], str] | None:
-    """The verbs of a path below an account, and the model it names."""
+    """The verbs of a path below an account, and the model or the adapter it names."""
     plain = rest.rstrip("/")
     if plain in ROUTES:
         return ROUTES[plain], ""
+    if asset := _ASSETS.fullmatch(plain):
+        return ROUTES[ASSETS], asset[1]
     for start in (f"{RUN}/", f"{MODELS}/"):
         if plain.startswith(start):
             return ROUTES[start], plain.removeprefix(start)

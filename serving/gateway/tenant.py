@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from time import perf_counter
 from typing import Protocol
 
 from serving.core import Caller, Delta, Generation, Receipt, Usage
@@ -80,7 +81,11 @@ class Tenant:
             spent(total)
 
         generation = self._theirs(generation)
-        ticket = await self._admission.admit(self._caller, generation, self._draft.headers)
+        asked = perf_counter()
+        try:
+            ticket = await self._admission.admit(self._caller, generation, self._draft.headers)
+        finally:
+            self._draft.queued = perf_counter() - asked
         try:
             async with aclosing(self._engine.generate(generation, given_up)) as deltas:
                 async for delta in deltas:

@@ -13,6 +13,8 @@ token an image. docs/mllama.md tells the design.
     attention             a plan -> the metadata of any paged varlen attention backend
     runner_v1, runner_v2  where each of vLLM's model runners gets its plan
     vision, text, model   the network
+    lora, names           which weights take adapters; what weights are called
+    lora_cpu              adapters' products on CPU
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from vllm.config import VllmConfig
 from vllm.config.multimodal import ImageDummyOptions
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
+from serving.mllama.lora import adaptable
 from serving.mllama.plan import ALIGNMENT, Layout, layout_of, slots_for
 
 DEFAULT_IMAGES = 4
@@ -31,6 +32,8 @@ class MllamaModelConfig(VerifyAndUpdateConfig):
         """
         check_supported(vllm_config)
         model = vllm_config.model_config
+        if vllm_config.lora_config is not None:
+            vllm_config.lora_config.target_modules = adaptable(model.hf_config.text_config)
         multimodal = model.multimodal_config
         if multimodal.limit_per_prompt.get("image") is None:
             multimodal.limit_per_prompt["image"] = ImageDummyOptions(count=DEFAULT_IMAGES)

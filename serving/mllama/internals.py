@@ -19,6 +19,18 @@ INTERNALS: dict[str, tuple[str, ...]] = {
     "vllm.compilation.backends:set_model_tag": ("tag",),
     "vllm.compilation.decorators:support_torch_compile": (),
     "vllm.config.scheduler:SchedulerConfig.get_scheduler_cls": ("self",),
+    "vllm.config.lora:LoRAConfig.target_modules": (),
+    "vllm.lora.punica_wrapper.punica_base:PunicaWrapperBase.update_metadata": ("mapping",),
+    "vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU.add_lora_linear": (
+        "y",
+        "x",
+        "lora_a_stacked",
+        "lora_b_stacked",
+        "scale",
+        "output_slices",
+    ),
+    "vllm.lora.utils:parse_fine_tuned_lora_name": ("name", "weights_mapper"),
+    "vllm.lora.utils:is_in_target_modules": ("module_name", "target_modules"),
     "vllm.model_executor.layers.attention.attention:Attention.forward": ("query", "key", "value"),
     "vllm.model_executor.models.config:MODELS_CONFIG_MAP": (),
     "vllm.model_executor.models.config:VerifyAndUpdateConfig.verify_and_update_config": (
@@ -29,6 +41,8 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "hidden_states",
         "residual",
     ),
+    "vllm.model_executor.models.utils:WeightsMapper.get_rename_mapper": ("self",),
+    "vllm.model_executor.models.utils:WeightsMapper.map_name": ("self", "key"),
     "vllm.multimodal.processing.processor:BaseMultiModalProcessor._call_hf_processor": (
         "hf_data",
         "hf_kwargs",
@@ -41,6 +55,7 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "prompt",
         "mm_items",
     ),
+    "vllm.platforms.cpu:CpuPlatform.get_punica_wrapper": ("cls",),
     "vllm.v1.attention.backend:CommonAttentionMetadata.encoder_seq_lens_cpu": (),
     "vllm.v1.attention.backend:subclass_attention_backend_with_overrides": (
         "name_prefix",

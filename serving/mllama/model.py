@@ -8,12 +8,18 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from vllm.config import VllmConfig
-from vllm.model_executor.models.interfaces import MultiModalEmbeddings, SupportsMultiModal
-from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, maybe_prefix
+from vllm.model_executor.models.interfaces import (
+    MultiModalEmbeddings,
+    SupportsLoRA,
+    SupportsMultiModal,
+)
+from vllm.model_executor.models.module_mapping import MultiModelKeys
+from vllm.model_executor.models.utils import AutoWeightsLoader, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.sequence import IntermediateTensors
 
-from serving.mllama import runner_v1
+from serving.mllama import lora_cpu, runner_v1
+from serving.mllama.names import Names
 from serving.mllama.processor import (
     MllamaDummyInputsBuilder,
     MllamaMultiModalProcessor,
@@ -28,7 +34,7 @@ from serving.mllama.vision import VisionTower
     info=MllamaProcessingInfo,
     dummy_inputs=MllamaDummyInputsBuilder,
 )
-class MllamaForConditionalGeneration(nn.Module, SupportsMultiModal):
+class MllamaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA):
     """Llama 3.2 Vision, 11B and 90B, and anything else of their configuration."""
 
     packed_modules_mapping: ClassVar[dict[str, list[str]]] = {
@@ -36,7 +42,7 @@ class MllamaForConditionalGeneration(nn.Module, SupportsMultiModal):
         "kv_proj": ["k_proj", "v_proj"],
         "gate_up_proj": ["gate_proj", "up_proj"],
     }
-    hf_to_vllm_mapper = WeightsMapper(
+    hf_to_vllm_mapper = Names(
         # Published checkpoints already carry our names; these are transformers' in-memory ones,
         # which some quantisation and LoRA tools save.
         orig_to_new_prefix={
@@ -59,6 +65,7 @@ class MllamaForConditionalGeneration(nn.Module, SupportsMultiModal):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         runner_v1.install()
+        lora_cpu.install()
         config = vllm_config.model_config.hf_config
         self.config = config
         with self._mark_tower_model(vllm_config, "image"):
@@ -79,6 +86,14 @@ class MllamaForConditionalGeneration(nn.Module, SupportsMultiModal):
         if modality.startswith("image"):
             return "<|image|>"
         raise ValueError(f"Llama 3.2 Vision takes images, not {modality}")
+
+    def get_mm_mapping(self) -> MultiModelKeys:
+        """Adapters are for the language model; the tower and the projector take none."""
+        return MultiModelKeys.from_string_field(
+            language_model="language_model",
+            connector="multi_modal_projector",
+            tower_model="vision_model",
+        )
 
     def get_model_state_cls(self) -> type[Any]:
         """vLLM's hook of the V2 model runner, the default on GPUs."""

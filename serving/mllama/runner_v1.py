@@ -1,8 +1,8 @@
 """The V1 model runner's side: give the attention builder its plan.
 
 The runner asks `_get_encoder_seq_lens` for two values per cross-attention group and hands them to
-the metadata builder untouched. For our layers the second one becomes the `StepPlan`. This is the
-one place where a function of vLLM is replaced; runners of other models pass through unchanged.
+the metadata builder untouched. For our layers the second one becomes the `StepPlan`. Here and in
+`lora_cpu` a function of vLLM is replaced; runners of other models pass through unchanged.
 """
 
 from __future__ import annotations

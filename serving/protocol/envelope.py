@@ -50,6 +50,9 @@ _PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.UnknownModel: Problem(400, 5007, "No such model"),
     errors.UnknownEntry: Problem(404, 3042, "AiError"),
     errors.LoraUnsupported: Problem(405, 5005, "AiError"),
+    # Not published; the code of a model that is not there.
+    errors.UnknownAdapter: Problem(400, 5007, "No such model"),
+    errors.AdapterIncomplete: Problem(400, 3039, "AiError"),
     errors.ContextExceeded: Problem(413, 5021, "Ai"),
     errors.Unauthenticated: Problem(400, 9106),
     errors.WrongToken: Problem(401, 10000),

@@ -24,7 +24,6 @@ from serving.core import Delta, Generation, Image, Message, RawPrompt, ToolCall,
 from serving.errors import (
     InvalidInput,
     JsonNotMet,
-    LoraUnsupported,
     MissingBody,
     ServingError,
 )
@@ -59,7 +58,7 @@ def parse(body: bytes, ask: Ask) -> tuple[Generation, Writer]:
         InvalidInput: they break the published schema.
         InvalidImage: a picture cannot be unpacked, or there are more than the model takes.
         UnknownModel: the catalogue does not hold the model.
-        LoraUnsupported: an adapter is asked for.
+        LoraUnsupported: an adapter is asked for, and the model takes none.
     """
     return _parse_fields(payload.decode(body), ask, envelope.success)
 
@@ -167,8 +166,6 @@ def _parse_fields(body: Any, ask: Ask, wrap: Callable[[Any], bytes]) -> tuple[Ge
     model = ask.find()
     fields = _lenient(body)
     schema.validate(fields)
-    if "lora" in fields:
-        raise LoraUnsupported(model.id)
     choice = fields.get("tool_choice")
     declared = tools.parse(fields.get("tools"), fields.get("functions")) if choice != "none" else ()
     offered, must_call = tools.choose(declared, choice)
@@ -182,6 +179,7 @@ def _parse_fields(body: Any, ask: Ask, wrap: Callable[[Any], bytes]) -> tuple[Ge
         stream=fields.get("stream", False),
         must_call=must_call,
         may_wait=not _rejects_if_busy(fields.get("options")),
+        lora=model.lora(fields.get("lora")),
     )
     return generation, Writer(generation, ask, wrap)
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from serving import errors
 from serving.core import Finish, Sampling, ToolCall
-from serving.errors import InvalidInput, LoraUnsupported
+from serving.errors import InvalidInput
 from serving.protocol import envelope, sampling, sse
 
 Tokens = Annotated[int, Meta(ge=1)]
@@ -40,6 +40,7 @@ _TYPES = {
 _CODES: dict[type[errors.ServingError], str] = {
     errors.ContextExceeded: "context_length_exceeded",
     errors.UnknownModel: "model_not_found",
+    errors.UnknownAdapter: "model_not_found",
     errors.UnknownEntry: "model_not_found",
     errors.Overloaded: "rate_limit_exceeded",
     errors.InvalidImage: "invalid_image",
@@ -67,22 +68,19 @@ class Body(msgspec.Struct, kw_only=True):
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     stop: str | list[str] | None = None
+    lora: str | None = None
     # What is refused unless it asks for nothing.
     n: Annotated[int, Meta(ge=1, le=1)] | None = None
     logit_bias: dict[str, float] | None = None
-    lora: str | None = None
 
     def check(self) -> None:
         """Refuse what would change the answer and is not served here.
 
         Raises:
             InvalidInput: `logit_bias`.
-            LoraUnsupported: an adapter.
         """
         if self.logit_bias:
             raise InvalidInput("'/logit_bias' is not supported")
-        if self.lora:
-            raise LoraUnsupported(self.model)
 
     def sampling(self) -> Sampling:
         """How tokens are drawn; Workers AI's defaults for what is absent."""

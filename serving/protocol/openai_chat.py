@@ -68,6 +68,7 @@ def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
         json=response_format.parse(body.response_format),
         stream=body.stream,
         must_call=must_call,
+        lora=model.lora(body.lora),
     )
     return generation, Writer(generation, ask, body)
 

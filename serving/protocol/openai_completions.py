@@ -60,6 +60,7 @@ def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
         sampling=body.sampling(),
         json=response_format.parse(body.response_format),
         stream=body.stream,
+        lora=model.lora(body.lora),
     )
     return generation, Writer(generation, ask, body)
 

@@ -59,7 +59,7 @@ class Database:
             config = Config()
             config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, "heads")  # steps that know nothing of each other, each last
 
     def close(self) -> None:
         """Close all connections."""

@@ -40,6 +40,11 @@ class Ledger:
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 
+    @property
+    def backlog(self) -> int:
+        """Bytes of the journal that are not in the database yet. For any thread."""
+        return max(0, self._journal.file.stat().st_size - self._shipped)
+
     def close(self) -> None:
         """Close the journal and ship the rest; what cannot be shipped now the next one ships."""
         self._closing.set()

@@ -30,6 +30,7 @@ class Meter:
             model=sofar.model,
             images=sofar.images,
             price=self._prices.get(sofar.model, FREE),
+            adapter=sofar.adapter,
         )
         return self._journal.begin(start)
 

@@ -57,7 +57,7 @@ def of(receipt: Receipt, prices: Prices) -> Record:
         token=receipt.token,
         route=receipt.route,
         model=receipt.model,
-        adapter="",
+        adapter=receipt.adapter,
         outcome=receipt.outcome.value,
         finish=receipt.finish.value if receipt.finish else None,
         status=receipt.status,
@@ -87,6 +87,7 @@ class Start(msgspec.Struct, frozen=True):
     model: str
     images: int
     price: Price
+    adapter: str = ""
 
     def crashed(self, usage: Usage) -> Record:
         """The record of a request that was cut off when it had used this much."""
@@ -97,7 +98,7 @@ class Start(msgspec.Struct, frozen=True):
             token=self.token,
             route=self.route,
             model=self.model,
-            adapter="",
+            adapter=self.adapter,
             outcome=CRASHED,
             finish=None,
             status=0,

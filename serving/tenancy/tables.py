@@ -134,6 +134,25 @@ agreements = Table(
     Column("at", BigInteger, nullable=False),
 )
 
+finetunes = Table(
+    "finetunes",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("account", String(32), ForeignKey("accounts.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("description", Text, nullable=True),
+    Column("public", BigInteger, nullable=False),  # 1: every account may use it
+    Column("created_at", BigInteger, nullable=False),
+    Column("modified_at", BigInteger, nullable=False),
+    # SHA-256 in hex: of the files uploaded, and of what the engine reads, once both are there.
+    Column("config", String(64), nullable=True),
+    Column("weights", String(64), nullable=True),
+    Column("digest", String(64), nullable=True),
+    UniqueConstraint("account", "name", name="uq_finetunes_account_name"),
+    Index("ix_finetunes_public", "public"),
+)
+
 audit = Table(
     "audit",
     metadata,

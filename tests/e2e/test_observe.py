@@ -1,0 +1,91 @@
+"""Telemetry of the whole stack, scraped by a real Prometheus, across the death of a replica."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import servers
+from tests.e2e.stack import Stack, stack
+from tests.telemetry.test_rules import RULES, panels
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+CONFIG = """
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: [rules.yaml]
+scrape_configs: [{{job_name: serving, static_configs: [{{targets: ["127.0.0.1:{port}"]}}]}}]
+"""
+# Empty where nothing went wrong and nobody sent a picture.
+QUIET = re.compile(r"serving_refusals_total|failed\|rejected|images|ratio_rate(1h|6h|3d)")
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    """One stack for the module."""
+    with stack(tmp_path_factory.mktemp("stack")) as made:
+        yield made
+
+
+def answered(up: Stack, count: int = 5) -> int:
+    """Ask so often; the tokens of the answers."""
+    bodies = [up.run({"prompt": "Hello there"}).json() for _ in range(count)]
+    bodies += [up.run({"prompt": "Hello", "stream": True}).text for _ in range(count)]
+    return sum(body["result"]["usage"]["completion_tokens"] for body in bodies[:count])
+
+
+def test_every_panel_is_answered(up):
+    config = CONFIG.format(port=up.environment["METRICS_PORT"])
+    try:
+        with servers.prometheus(config, RULES.read_text()) as server:
+            began = time.monotonic()
+            while time.monotonic() < began + 15:
+                answered(up)
+            empty = [query for _, query in panels() if not ask(server.url, query)]
+            assert [query for query in empty if not QUIET.search(query)] == []
+            firing = httpx.get(f"{server.url}/api/v1/alerts").json()["data"]["alerts"]
+            assert [alert for alert in firing if alert["state"] == "firing"] == []
+    except servers.Missing as missing:
+        pytest.skip(str(missing))
+
+
+def ask(url: str, query: str) -> list[object]:
+    answer = httpx.get(f"{url}/api/v1/query", params={"query": query}).json()
+    assert answer["status"] == "success", (query, answer)
+    return answer["data"]["result"]
+
+
+def test_counts_live_through_the_death_of_a_replica(up):
+    answered(up)
+    names = (
+        "serving_requests_total",
+        "serving_completion_tokens_total",
+        "vllm:generation_tokens_total",
+        "vllm:e2e_request_latency_seconds_count",
+    )
+    before = {name: up.total(name) for name in names}
+    up.find("ServeReplica").kill()
+    deadline = time.monotonic() + 180
+    while not restarted(up):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert {name: up.total(name) for name in names} == before
+    answered(up)
+    assert up.total("serving_requests_total") == before["serving_requests_total"] + 10
+    assert up.total("vllm:generation_tokens_total") > before["vllm:generation_tokens_total"]
+    # Only replicas write here: neither Ray's processes nor the engine's.
+    folder = next((Path(up.environment["STATE_DIR"]) / "metrics").iterdir())
+    assert {file.stem.rpartition("_")[2] for file in folder.iterdir()} == {"0"}
+
+
+def restarted(up: Stack) -> bool:
+    try:
+        with up.client() as client:
+            healthy = client.get("/-/healthz").status_code == 200
+        return healthy and up.total("serving_replica_starts_total") == 2
+    except (httpx.TransportError, AssertionError):
+        return False

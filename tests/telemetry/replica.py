@@ -1,0 +1,69 @@
+"""A replica's gateway as a process of its own, to be killed: `python -m tests.telemetry.replica`.
+
+All is what serves, but for the engine (the fake one) and Ray. Its counts of tokens go to a file.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import uvicorn
+from prometheus_client import Counter
+
+from serving.catalog import Catalog, Model
+from serving.cluster.metrics import Metrics
+from serving.cluster.tenants import Tenants
+from serving.core import Generation, Size
+from serving.engine.fake import FakeEngine, Faults, count_tokens
+from serving.gateway.app import Gateway
+from serving.settings import Settings
+from tests.telemetry.conftest import ACCOUNT, MODEL, TOKEN
+
+
+def main() -> None:
+    port, state, metrics_port, secret, slots = sys.argv[1:]
+    settings = Settings.model_validate(
+        {
+            "state_dir": state,
+            "account_id": ACCOUNT,
+            "api_token": TOKEN,
+            "metrics_port": metrics_port,
+            "metrics_token": secret,
+            "prices": "default",
+        }
+    )
+    metrics = Metrics(settings)
+    # As vLLM makes its own, later and in the library's registry.
+    Counter("vllm:num_preemptions", "As vLLM's", ["engine"]).labels("0").inc(3)
+    tenants = Tenants(settings)
+    model = Model(
+        id=MODEL,
+        checkpoint=Path(),
+        context_window=2048,
+        max_images=2,
+        engine={"max_num_seqs": int(slots)},
+    )
+    gate = tenants.admission(model, _size)
+    metrics.watch(gate, tenants.backlog)
+    gateway = Gateway(
+        FakeEngine(faults=Faults(first_token_delay=0.05, token_delay=0.01)),
+        Catalog(model),
+        tenants.identity,
+        admission=gate,
+        begin=tenants.meter.begin,
+        admin=tenants.admin,
+        observers=(tenants.meter.end, metrics.observer(tenants.price)),
+    )
+    uvicorn.run(gateway, host="127.0.0.1", port=int(port), log_level="error", access_log=False)
+    metrics.close()
+    tenants.close()
+
+
+def _size(generation: Generation) -> Size:
+    pictures = len(generation.images)
+    return Size(count_tokens(generation), pictures, 1000 * pictures)
+
+
+if __name__ == "__main__":
+    main()

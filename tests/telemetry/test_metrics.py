@@ -1,0 +1,231 @@
+"""What `/metrics` says against what clients counted, over sockets, with replicas that die."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from bisect import bisect_left
+from collections import Counter
+from math import inf
+
+import httpx
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+
+from serving.cluster.tenants import Tenants
+from serving.settings import Settings
+from serving.telemetry import vocabulary
+from serving.telemetry.names import OTHER, Names
+from serving.telemetry.sampler import PERIOD
+from tests.telemetry.conftest import ACCOUNT, PATH, TOKEN, Site, until
+
+GENERATED = ("serving_prompt_tokens_total", "serving_completion_tokens_total")
+
+
+class Counted:
+    """What a client saw of its requests."""
+
+    def __init__(self) -> None:
+        self.prompt = self.completion = 0
+        self.ttfts: list[float] = []
+        self.durations: list[float] = []
+
+    async def stream(self, client: httpx.AsyncClient, words: int) -> None:
+        body = {"prompt": " ".join(["word"] * words), "stream": True}
+        began = time.perf_counter()
+        async with client.stream("POST", PATH, json=body) as response:
+            first = None
+            usage = {}
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    first = first or time.perf_counter() - began
+                    usage = json.loads(line.removeprefix("data: ")).get("usage") or usage
+        self.durations.append(time.perf_counter() - began)
+        assert first is not None
+        self.ttfts.append(first)
+        self._used(usage)
+
+    async def plain(self, client: httpx.AsyncClient, words: int) -> None:
+        answer = await client.post(PATH, json={"prompt": " ".join(["word"] * words)})
+        self._used(answer.json()["result"]["usage"])
+
+    def _used(self, usage: dict[str, int]) -> None:
+        self.prompt += usage["prompt_tokens"]
+        self.completion += usage["completion_tokens"]
+
+
+async def load(site: Site, ports: list[int], counted: Counted, each: int = 12) -> None:
+    """Streams and plain answers of several lengths at once."""
+    for port in ports:
+        async with site.client(port) as client:
+            streams = [counted.stream(client, 3 + n % 5) for n in range(each)]
+            await asyncio.gather(*streams, *[counted.plain(client, 4) for _ in range(3)])
+
+
+def quantile_bucket(site: Site, name: str, q: float, edges: tuple[float, ...]) -> int:
+    """The index of the bucket that holds the quantile, of all replicas together."""
+    held: Counter[float] = Counter()
+    for sample in site.samples():
+        if sample.name == f"{name}_bucket":
+            held[float(sample.labels["le"])] += sample.value
+    return next(i for i, edge in enumerate([*edges, inf]) if held[edge] >= q * held[inf])
+
+
+async def test_the_numbers_are_those_that_clients_counted(site: Site) -> None:
+    ports, counted = site.start(2), Counted()
+    await load(site, ports, counted)
+    assert site.total("serving_requests_total", outcome="ok", status="200") == 2 * 15
+    assert site.total("serving_time_to_first_token_seconds_count") == 2 * 12  # streams only
+    assert site.total("serving_request_duration_seconds_count") == 2 * 15
+    assert [site.total(name) for name in GENERATED] == [counted.prompt, counted.completion]
+    assert site.total("serving_replica_up") == 2
+    measured = (
+        (vocabulary.TTFT, sorted(counted.ttfts)),
+        (vocabulary.DURATION, sorted(counted.durations)),
+    )
+    for metric, seen in measured:
+        for q in (0.5, 0.9):
+            theirs = bisect_left(metric.buckets, seen[int(q * len(seen))])
+            ours = quantile_bucket(site, metric.name, q, metric.buckets)
+            assert abs(theirs - ours) <= 1, (metric.name, q, seen)
+
+
+async def test_the_numbers_are_those_of_the_usage_store(site: Site) -> None:
+    counted = Counted()
+    await load(site, site.start(), counted, each=4)
+    await asyncio.sleep(2 * PERIOD)
+    until(lambda: site.total("serving_journal_backlog_bytes") == 0)
+    settings = Settings(state_dir=site.state, account_id=ACCOUNT, api_token=TOKEN)
+    tenants = Tenants(settings)
+    with tenants.tenancy.database.begin() as connection:
+        columns = "sum(prompt_tokens), sum(completion_tokens), sum(picodollars), count(*)"
+        row = connection.exec_driver_sql(f"select {columns} from usage").one()
+    tenants.close()
+    assert [site.total(name) for name in GENERATED] == list(row[:2])
+    assert site.total("serving_cost_dollars_total") == pytest.approx(row[2] / 1e12, rel=1e-12)
+    assert site.total("serving_requests_total") == row[3]
+
+
+async def test_a_killed_replica_loses_no_count_and_its_successor_goes_on(site: Site) -> None:
+    ports, counted = site.start(2), Counted()
+    await load(site, ports, counted)
+    site.stop(ports[0])
+    until(site.is_scraped)  # the other one has taken over the port
+    assert site.total("serving_requests_total") == 30
+    assert site.total("serving_replica_up") == 1
+    (ports[0],) = site.start()
+    assert site.total("serving_requests_total") == 30
+    await load(site, ports, counted)
+    assert site.total("serving_requests_total") == 60
+    assert [site.total(name) for name in GENERATED] == [counted.prompt, counted.completion]
+    assert site.total("serving_replica_starts_total") == 3
+    replicas = {sample.labels["replica"] for sample in site.samples()}
+    assert replicas == {"0", "1"}
+
+
+async def test_errors_are_counted_by_kind_and_a_strangers_account_is_no_label(
+    standing: Site,
+) -> None:
+    rejected = standing.total("serving_requests_total", outcome="rejected")
+    async with standing.client(*standing.replicas) as client:
+        await client.post(PATH, json={"prompt": 5})
+        await client.post(PATH, content=b"{")
+        stranger = PATH.replace(ACCOUNT, "f" * 32)
+        await client.post(stranger, json={"prompt": "x"})
+        await client.post(PATH, json={"prompt": "x"}, headers={"authorization": "Bearer wrong"})
+        await client.get("/client/v4/nothing")
+    assert standing.total("serving_requests_total", outcome="rejected") == rejected + 5
+    assert standing.total("serving_requests_total", status="401", code="10000") == 1
+    assert standing.total("serving_refusals_total", reason="WrongToken") == 1
+    assert standing.total("serving_refusals_total", reason="MalformedBody") == 1
+    assert standing.total("serving_refusals_total") == 5
+    text = standing.scrape().text
+    assert "f" * 32 not in text
+    assert TOKEN not in text
+
+
+async def test_the_queue_is_seen_while_requests_wait(site: Site) -> None:
+    site.slots = 1
+    async with site.client(*site.start()) as client:
+        body = {"prompt": " ".join(["word"] * 150)}
+        waiting = [asyncio.create_task(client.post(PATH, json=body)) for _ in range(3)]
+        loop = asyncio.get_running_loop()
+        for _ in range(60):
+            queued = await loop.run_in_executor(None, site.total, "serving_queue_requests")
+            if queued:
+                break
+            await asyncio.sleep(0.05)
+        assert queued == 2
+        assert site.total("serving_queue_tokens") >= 2 * 150
+        assert site.total("serving_running_requests") == 1
+        assert site.total("serving_running_requests_limit") == 1
+        await asyncio.gather(*waiting)
+    assert site.total("serving_queue_seconds_count") == 3
+    assert site.total("serving_queue_seconds_bucket", le="0.5") == 1
+
+
+async def test_a_request_whose_client_leaves_is_cancelled_not_failed(standing: Site) -> None:
+    before = standing.total("serving_requests_total", outcome="failed")
+    async with standing.client(*standing.replicas) as client:
+        body = {"prompt": "word " * 200, "stream": True}
+        async with client.stream("POST", PATH, json=body) as response:
+            await anext(response.aiter_lines())
+    until(lambda: standing.total("serving_requests_total", outcome="cancelled") == 1)
+    assert standing.total("serving_requests_total", outcome="failed") == before
+
+
+def test_only_who_knows_the_token_may_scrape_and_never_on_the_public_port(
+    standing: Site,
+) -> None:
+    assert standing.scrape().status_code == 200
+    assert standing.scrape(authorization="Bearer wrong").status_code == 401
+    assert standing.scrape(authorization="").status_code == 401
+    (port,) = standing.replicas
+    public = httpx.get(f"http://127.0.0.1:{port}/metrics")
+    assert public.status_code == 400
+    assert "serving_" not in public.text
+
+
+def test_openmetrics_is_spoken_to_who_asks(standing: Site) -> None:
+    response = standing.scrape(accept="application/openmetrics-text; version=1.0.0")
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")
+    families = {f.name: f for f in openmetrics(response.text)}
+    assert families["serving_replica_starts"].type == "counter"
+    (sample,) = families["vllm:num_preemptions"].samples
+    assert sample.name == "vllm:num_preemptions_total"
+    assert sample.labels == {"engine": "0", "replica": "0"}
+    assert standing.total("vllm:num_preemptions_total") == sample.value == 3
+
+
+def test_damaged_counts_begin_anew(site: Site) -> None:
+    (port,) = site.start()
+    site.stop(port)
+    (file,) = site.state.glob("metrics/*/counter_0.db")
+    file.write_bytes(b"\xff" * 4096)
+    site.start()
+    assert site.total("serving_replica_starts_total") == 1
+
+
+def test_names_are_bounded_and_go_to_those_that_use_most() -> None:
+    names = Names(room=3, named=["old"])
+    for turn in range(1000):
+        names.of("heavy", 1000)
+        names.of(f"light {turn}", 10)
+    labels = {names.of(f"light {turn}", 10) for turn in range(1000)}
+    assert names.of("heavy", 1) == "heavy"
+    assert names.of("old", 0) == "old"
+    assert labels == {OTHER}
+    crowd = {names.of(f"crowd {n}", 10**9) for n in range(1000)}
+    assert len(crowd - {OTHER}) == 1
+
+
+def test_every_metric_is_named_by_the_rules() -> None:
+    names = [metric.name for metric in vocabulary.METRICS]
+    assert len(set(names)) == len(names)
+    for metric in vocabulary.METRICS:
+        assert metric.name.startswith("serving_")
+        assert metric.name.endswith("_total") == (metric.kind == "counter")
+        assert bool(metric.buckets) == (metric.kind == "histogram")
+        assert list(metric.buckets) == sorted(metric.buckets)
