@@ -23,8 +23,8 @@ class Model(BaseModel):
     """One entry. `engine` goes to vLLM's `AsyncEngineArgs`, `resources` to each Ray replica.
 
     `context_window` (tokens, prompt and answer together) is also vLLM's `max_model_len`;
-    `max_images` is per request, and also vLLM's limit. `neurons` is the price in Workers AI's unit,
-    per million tokens in and out. What comes after is shown to who lists the models.
+    `max_images` is per request, and also vLLM's limit. What comes after `resources` is shown to who
+    lists the models.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,7 +35,6 @@ class Model(BaseModel):
     max_images: int = Field(ge=0)
     engine: Mapping[str, Any] = Field(default_factory=dict)
     resources: Mapping[str, float] = Field(default_factory=dict)
-    neurons: tuple[float, float] = (4410, 61493)
     description: str = ""
     terms: str = "https://github.com/meta-llama/llama-models/blob/main/models/llama3_2/LICENSE"
     created_at: datetime = datetime(2024, 9, 25, 5, 36, 4, tzinfo=UTC)

@@ -91,8 +91,9 @@ class Generation:
     """One request to the engine. `model` is a catalogue id such as `@cf/meta/...`.
 
     With `must_call` the answer is one call of one of the `tools`; without `may_wait` it is refused
-    rather than queued when the engine is full. `lora` is the name or id of an adapter, as asked
-    for; `adapter` is that one, once it has been looked up.
+    rather than queued when the engine is full; in the `background` it gives way to all others.
+    `lora` is the name or id of an adapter, as asked for; `adapter` is that one, once it has been
+    looked up.
     """
 
     id: str
@@ -104,6 +105,7 @@ class Generation:
     stream: bool = False
     must_call: bool = False
     may_wait: bool = True
+    background: bool = False
     lora: str = ""
     adapter: Adapter | None = None
     salt: str = ""  # prompts are cached for requests with the same salt only

@@ -47,6 +47,11 @@ class Settings(BaseSettings):
     queue_tokens: int = Field(default=1_000_000, gt=0)
     queue_pixels: int = Field(default=1_000_000_000, gt=0)
     queue_seconds: float = Field(default=60.0, gt=0)
+    # Queued requests: how many a replica runs beside its clients' own, how many an account may have
+    # waiting, and for how many hours results are kept.
+    batch_concurrency: int = Field(default=8, ge=0)
+    batch_items: int = Field(default=10_000, gt=0)
+    batch_hours: float = Field(default=24.0, gt=0)
     # `/metrics`, of all replicas of a machine, on a port of its own; 0 is none. With a token, who
     # scrapes sends it as a bearer.
     metrics_host: str = "127.0.0.1"

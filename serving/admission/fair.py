@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Set
 from dataclasses import dataclass, field
+from typing import Final
 
+LAST: Final = 1 << 62
+"""The priority of what gives way to everything."""
 _PIXELS_PER_TOKEN = 196  # a tile of 560 x 560 becomes 1601 tokens
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from serving.admission import charges
 from serving.admission.charges import Charge, Lease, Quota, Rate, Refusal
-from serving.admission.fair import Waiting
+from serving.admission.fair import LAST, Waiting
 from serving.admission.store import Memory, Store
 from serving.admission.turns import Load, Turns
 from serving.core import Caller, Generation, Size, Usage
@@ -74,7 +74,7 @@ class Gate:
         self._alone = Memory() if policy.fails_open else None
         self._size = size
         self._price = price
-        self._usual: dict[str, float] = {}  # output tokens by account
+        self._usual: dict[str, float] = {}  # output tokens by flow
 
     @property
     def load(self) -> Load:
@@ -88,12 +88,12 @@ class Gate:
         output = self._expected(caller, generation)
         reserved, store = await self._reserve(caller, generation, size, output, headers)
         item = Waiting(
-            flow=caller.account,
+            flow=_flow(caller, generation),
             cost=size.prompt_tokens + size.tiles * TILE + output * OUTPUT,
             tokens=size.prompt_tokens + output,
             pixels=size.pixels,
             weight=caller.account_limits.weight or 1,
-            priority=caller.account_limits.priority or 0,
+            priority=LAST if generation.background else caller.account_limits.priority or 0,
         )
         ticket = Ticket(self, generation, item, reserved, store, size)
         try:
@@ -137,7 +137,7 @@ class Gate:
     def _expected(self, caller: Caller, generation: Generation) -> int:
         """Output tokens: no more than asked for, nor twice what the account usually gets."""
         most = generation.sampling.max_tokens
-        usual = self._usual.get(caller.account)
+        usual = self._usual.get(_flow(caller, generation))
         return most if usual is None else min(most, max(_AT_LEAST, int(2 * usual)))
 
     def ended(self, ticket: Ticket, usage: Usage) -> None:
@@ -146,9 +146,9 @@ class Gate:
         cost = work + usage.completion_tokens * OUTPUT if usage.prompt_tokens else 0.0
         self._turns.give(ticket.item, cost)
         if usage.completion_tokens:
-            account, output = ticket.item.flow, usage.completion_tokens
-            usual = self._usual.get(account, float(output))
-            self._usual[account] = _USUAL * usual + (1 - _USUAL) * output
+            flow, output = ticket.item.flow, usage.completion_tokens
+            usual = self._usual.get(flow, float(output))
+            self._usual[flow] = _USUAL * usual + (1 - _USUAL) * output
 
     def settled(self, ticket: Ticket, usage: Usage) -> None:
         """Correct what was reserved by what was used."""
@@ -180,6 +180,11 @@ class Ticket:
     def release(self, usage: Usage) -> None:
         """Without having had a turn."""
         self.gate.settled(self, usage)
+
+
+def _flow(caller: Caller, generation: Generation) -> str:
+    """Who waits in line: what an account has in the background is in nobody's way, nor its own."""
+    return f"{caller.account} {LAST}" if generation.background else caller.account
 
 
 def _check(caller: Caller, generation: Generation, size: Size) -> None:

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from serving.admission.fair import FairQueue, Waiting
+from serving.admission.fair import LAST, FairQueue, Waiting
 from serving.errors import Overloaded
 
 _BUSY = "Capacity temporarily exceeded, please try again."
@@ -109,6 +109,8 @@ class Turns:
         running = self._running.total()
         if running < self._slots - self._kept:
             return True
+        if item.priority == LAST:
+            return False  # what is kept is for those who wait for an answer
         return running < self._slots and self._is_below_share(item)
 
     def _is_below_share(self, item: Waiting) -> bool:

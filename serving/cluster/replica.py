@@ -16,7 +16,6 @@ from serving.catalog import Catalog, Model
 from serving.cluster.finetunes import Finetunes
 from serving.cluster.metrics import Metrics
 from serving.cluster.tenants import Tenants
-from serving.gateway.agreement import Agreements
 from serving.gateway.app import Gateway
 from serving.gateway.receipts import log_access
 from serving.settings import Settings
@@ -44,6 +43,15 @@ class Replica:
         gate = self._tenants.admission(model, self._engine.size)
         self._metrics.watch(gate, self._tenants.backlog)
         counted = self._metrics.observer(self._tenants.price)
+        agreements = self._tenants.agreements()
+        adapters = Finetunes(
+            self._tenants.tenancy.database,
+            models,
+            settings.adapters_dir or settings.state_dir / "adapters",
+        )
+        self._worker = self._tenants.worker(
+            self._engine, model, gate, adapters, (counted, log_access)
+        )
         self._gateway = Gateway(
             self._engine,
             models,
@@ -54,16 +62,15 @@ class Replica:
             max_body_bytes=settings.max_body_bytes,
             observers=(self._tenants.meter.end, counted, log_access),
             padded=settings.stream_padding,
-            agreements=_agreements(settings),
-            adapters=Finetunes(
-                self._tenants.tenancy.database,
-                models,
-                settings.adapters_dir or settings.state_dir / "adapters",
-            ),
+            agreements=agreements,
+            queue=self._tenants.desk(self._worker, agreements),
+            prices=self._tenants.prices,
+            adapters=adapters,
         )
 
     async def __serve_build_asgi_app__(self) -> Gateway:
-        """The app Serve mounts on this replica's own port."""
+        """The app Serve mounts on this replica's own port; here is the event loop of the engine."""
+        self._worker.start()
         return self._gateway
 
     async def check_health(self) -> None:
@@ -72,6 +79,8 @@ class Replica:
 
     def __del__(self) -> None:
         """Called by Serve once the last request has left."""
+        if hasattr(self, "_worker"):
+            self._worker.close()
         if hasattr(self, "_engine"):
             self._engine.close()
         if hasattr(self, "_metrics"):
@@ -119,10 +128,6 @@ def application(settings: Settings) -> serve.Application:
         max_constructor_retry_count=2,
     )
     return deployment.bind(models, settings)
-
-
-def _agreements(settings: Settings) -> Agreements | None:
-    return Agreements(settings.state_dir / "agreements") if settings.licence_gate else None
 
 
 def configured(args: dict[str, str]) -> serve.Application:

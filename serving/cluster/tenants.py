@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from serving import admin
@@ -11,10 +11,19 @@ from serving.admission.charges import quota_key, windows
 from serving.admission.gate import Gate, Policy
 from serving.admission.redis import Shared
 from serving.admission.store import Memory
-from serving.catalog import Model
+from serving.batch.desk import Desk
+from serving.batch.steps import Bounds
+from serving.batch.worker import Worker
+from serving.catalog import Catalog, Model
 from serving.core import Generation, Size, Usage
+from serving.engine import Engine
+from serving.gateway.agreement import Agreements
+from serving.gateway.finetunes import Finetunes
+from serving.gateway.receipts import Observer
+from serving.gateway.tenant import Admission
 from serving.settings import Settings
 from serving.tenancy import accounts, prices
+from serving.tenancy.agreements import Register
 from serving.tenancy.database import Database
 from serving.tenancy.identity import Identity
 from serving.tenancy.journal import Journal
@@ -59,18 +68,18 @@ class Tenants:
     def __init__(self, settings: Settings) -> None:
         """Raises: as `Tenancy.open`; ValueError: no such prices."""
         self._settings = settings
-        self._prices = prices.read(settings.prices)
+        self.prices = prices.read(settings.prices)
         self.tenancy = Tenancy.open(settings)
         self.identity = Identity(self.tenancy.database, self.tenancy.secret)
         journal = Journal(settings.state_dir / "journal")
-        self.meter = Meter(journal, self._prices)
+        self.meter = Meter(journal, self.prices)
         self._ledger = Ledger(self.tenancy.database, journal)
         self.admin = admin.app(self.tenancy.database, self.tenancy.secret, self.identity)
 
     def admission(self, model: Model, size: Callable[[Generation], Size]) -> Gate:
         """The admission to one engine; `size` is the engine's measure of a request."""
         settings, redis = self._settings, self._settings.redis_url.get_secret_value()
-        running = int(model.engine.get("max_num_seqs", _MAX_NUM_SEQS))
+        running = _slots(model)
         policy = Policy(
             slots=running,
             kept=running // 16,
@@ -82,13 +91,51 @@ class Tenants:
         store = Shared(redis) if redis else Memory(self._used_before())
         return Gate(policy, store, size, self.price)
 
+    def agreements(self) -> Agreements | None:
+        """The licence gate, if there is to be one."""
+        return Agreements(Register(self.tenancy.database)) if self._settings.licence_gate else None
+
+    def worker(
+        self,
+        engine: Engine,
+        model: Model,
+        admission: Admission,
+        adapters: Finetunes,
+        observers: Iterable[Observer],
+    ) -> Worker:
+        """What runs queued requests: never so many at once that they fill the engine."""
+        most = min(self._settings.batch_concurrency, _slots(model) // 2)
+        return Worker(
+            self.tenancy.database,
+            self.identity,
+            engine,
+            Catalog(model),
+            self.prices,
+            replace(self._bounds(), concurrency=most),
+            admission=admission,
+            adapters=adapters,
+            observers=observers,
+        )
+
+    def desk(self, worker: Worker, agreements: Agreements | None) -> Desk:
+        """Where they are handed in."""
+        return Desk(self.tenancy.database, self._bounds(), worker.wake, agreements)
+
+    def _bounds(self) -> Bounds:
+        settings = self._settings
+        return Bounds(
+            concurrency=settings.batch_concurrency,
+            items=settings.batch_items,
+            keep=settings.batch_hours * 3600,
+        )
+
     def backlog(self) -> int:
         """Bytes of usage that are not in the database yet."""
         return self._ledger.backlog
 
     def price(self, model: str, usage: Usage) -> int:
         """Of a model's usage, in picodollars."""
-        return self._prices.get(model, prices.FREE).of(usage)
+        return self.prices.get(model, prices.FREE).of(usage)
 
     def _used_before(self) -> dict[str, int]:
         """What today and this month have seen before this start, by the keys of quotas."""
@@ -110,3 +157,8 @@ class Tenants:
         self.identity.close()
         self._ledger.close()
         self.tenancy.database.close()
+
+
+def _slots(model: Model) -> int:
+    """How many requests the engine runs at once."""
+    return int(model.engine.get("max_num_seqs", _MAX_NUM_SEQS))

@@ -34,6 +34,14 @@ class Engine(Protocol):
         """
         ...
 
+    async def count(self, generation: Generation) -> int:
+        """Tokens of the prompt, exactly as `generate` would have it; nothing is generated.
+
+        Raises:
+            BadRequest: it cannot be rendered.
+        """
+        ...
+
     async def check_health(self) -> None:
         """Return when the engine works; raise `EngineFailed` when it does not."""
         ...

@@ -79,6 +79,10 @@ class FakeEngine:
                 spent(self.usage[generation.id])
             (self.finished if done else self.aborted).append(generation.id)
 
+    async def count(self, generation: Generation) -> int:
+        """See `Engine.count`."""
+        return count_tokens(generation)
+
     async def check_health(self) -> None:
         """See `Engine.check_health`."""
         if self.faults.dead:

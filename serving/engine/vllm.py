@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -84,6 +85,16 @@ class VllmEngine:
                     if (delta := _delta(output, usage)) is not None:
                         yield delta
             self._pace.left(time.monotonic())
+
+    async def count(self, generation: Generation) -> int:
+        """See `Engine.count`."""
+        today = datetime.now(UTC).date()
+        with self._in_our_words():
+            if _is_quick(generation):
+                return len(self._prompts.tokens(generation, today))
+            loop = asyncio.get_running_loop()
+            render = partial(self._prompts.tokens, generation, today)
+            return len(await loop.run_in_executor(self._preparers, render))
 
     def size(self, generation: Generation) -> Size:
         """What a request will cost: tokens counted if that is quick, else by length."""

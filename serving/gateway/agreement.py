@@ -5,40 +5,52 @@ Workers AI answers that prompt with an error too, one that says thank you; clien
 
 from __future__ import annotations
 
-from pathlib import Path
+import asyncio
+from typing import Protocol
 
 from serving.catalog import Model
-from serving.core import Generation, RawPrompt
+from serving.core import Caller, Generation, RawPrompt
 from serving.errors import Agreed, NotAgreed
 
 _WORD = "agree"
 
 
+class Register(Protocol):
+    """Keeps which account agreed to which model's terms, for all replicas. Calls block."""
+
+    def has(self, account: str, model: str) -> bool:
+        """Raises: StoreDown."""
+        ...
+
+    def add(self, account: str, model: str, token: str) -> None:
+        """The token's holder agrees; again changes nothing. Raises: StoreDown."""
+        ...
+
+
 class Agreements:
-    """Who has agreed to which model's terms: an empty file for each pair, in `folder`."""
+    """Asks the register once for each account; nobody can withdraw."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._known: set[Path] = set()
+    def __init__(self, register: Register) -> None:
+        self._register = register
+        self._known: set[tuple[str, str]] = set()
 
-    def check(self, account: str, model: Model, generation: Generation) -> None:
-        """Return when `account` has agreed to the terms of `model`.
+    async def check(self, caller: Caller, model: Model, generation: Generation) -> None:
+        """Return when the caller's account has agreed to the terms of `model`.
 
         Raises:
             Agreed: it does so with this request.
             NotAgreed: it does not.
-            OSError: the folder cannot be read or written.
+            StoreDown: nobody can tell now.
         """
-        file = self._folder / account / model.id.replace("/", "_")
-        if file in self._known:
+        pair = (caller.account, model.id)
+        if pair in self._known:
             return
-        if file.exists():
-            self._known.add(file)
+        if await asyncio.to_thread(self._register.has, *pair):
+            self._known.add(pair)
             return
         if not _agrees(generation):
             raise NotAgreed(model.terms)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+        await asyncio.to_thread(self._register.add, *pair, caller.token)
         raise Agreed
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from time import time
+from types import MappingProxyType
 from urllib.parse import parse_qsl
 from uuid import uuid4
 
@@ -18,13 +19,15 @@ from serving.gateway.agreement import Agreements
 from serving.gateway.asgi import App, Receive, Scope, Send
 from serving.gateway.auth import Authenticator, bearer, token_id
 from serving.gateway.errors import declared
+from serving.gateway.queue import Queue
 from serving.gateway.receipts import Draft, Observer
 from serving.gateway.routes import Target
 from serving.gateway.tenant import Admission, Begin, Tenant, Unlimited
 from serving.gateway.watch import ClientLeft, noticing
-from serving.protocol import envelope
+from serving.protocol import batch, envelope
 from serving.protocol.dialect import Ask, Dialect
 from serving.protocol.pages import Visit
+from serving.tenancy.prices import FREE, Prices
 
 HEALTH = "/-/healthz"
 ADMIN = "/admin/"
@@ -48,13 +51,16 @@ class Gateway:
         observers: Iterable[Observer] = (),
         padded: bool = False,
         agreements: Agreements | None = None,
+        queue: Queue | None = None,
+        prices: Prices = MappingProxyType({}),
         adapters: finetunes.Finetunes | None = None,
     ) -> None:
         """`observers` get each receipt, in order; `receipts.log_access` is one.
 
         `begin` hears of requests as they go to the engine; `admin` serves what is under `ADMIN`.
         With `padded`, native streams hide the length of their tokens; with `agreements`, accounts
-        must agree to a model's licence first; with `adapters`, they may bring LoRA adapters.
+        must agree to a model's licence first; with `adapters`, they may bring LoRA adapters;
+        without a `queue` all requests run at once. Answers say what they cost by `prices`.
         """
         self._engine = engine
         self._catalog = catalog
@@ -66,6 +72,8 @@ class Gateway:
         self._observers = tuple(observers)
         self._padded = padded
         self._agreements = agreements
+        self._queue = queue
+        self._prices = prices
         self._adapters = adapters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +126,11 @@ class Gateway:
         token = bearer(scope["headers"])
         caller = await self._authenticator.check(token, target.account)
         draft.account, draft.token = caller.account, caller.token
-        if isinstance(target.action, Dialect):
+        if target.queued and self._queue is not None:
+            data = await body.read(scope, receive, min(self._max_body_bytes, batch.MAX_BODY_BYTES))
+            ask = Ask(draft.id, self._catalog, target.model, int(time()))
+            await stream.send_json(send, draft, await self._queue.answer(data, ask, caller))
+        elif isinstance(target.action, Dialect):
             await self._generate(target, target.action, caller, scope, receive, send, draft)
         elif isinstance(target.action, finetunes.Action):
             errand = self._errand(target, caller, scope, receive)
@@ -142,9 +154,14 @@ class Gateway:
         ask = Ask(draft.id, self._catalog, target.model, int(time()), self._padded)
         generation, writer = dialect.parse(data, ask)
         model = self._catalog.find(generation.model)
-        draft.model, draft.price, draft.stream = model.id, model.neurons, generation.stream
+        draft.model, draft.price = model.id, self._prices.get(model.id, FREE)
+        draft.stream = generation.stream
         if self._agreements is not None:
-            self._agreements.check(caller.account, model, generation)
+            await self._agreements.check(caller, model, generation)
+        if dialect.counted is not None:
+            counted = dialect.counted(await self._engine.count(generation))
+            await stream.send_json(send, draft, counted)
+            return
         generation = await finetunes.adapted(self._adapters, caller, generation)
         draft.adapter = generation.adapter.id if generation.adapter else ""
         answer = stream.answer_stream if generation.stream else stream.answer_plain

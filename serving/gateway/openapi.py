@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from serving.gateway import finetunes
+from serving.gateway import finetunes, routes
 from serving.gateway.routes import ASSETS, ROUTES, USER_ROUTES, Target
 from serving.protocol import (
     anthropic,
+    batch,
     openai_chat,
     openai_completions,
     openai_responses,
@@ -68,6 +69,7 @@ _BARE = {
     "ai/v1/completions": ("id", "object", "created", "model", "choices", "usage"),
     "ai/v1/responses": ("id", "object", "created_at", "status", "output", "usage"),
     "ai/v1/messages": ("id", "type", "role", "content", "stop_reason", "usage"),
+    "ai/v1/messages/count_tokens": ("input_tokens",),
     "ai/v1/models": ("object",),
 }
 _SUMMARIES = {
@@ -77,6 +79,7 @@ _SUMMARIES = {
     "ai/v1/completions": "OpenAI's completions",
     "ai/v1/responses": "OpenAI's responses",
     "ai/v1/messages": "Anthropic's messages",
+    "ai/v1/messages/count_tokens": "How many tokens Anthropic's messages are",
     "ai/v1/models": "OpenAI's list of models",
     "ai/finetunes": "The account's LoRA adapters, or a new one",
     "ai/finetunes/public": "LoRA adapters that every account may use",
@@ -86,6 +89,32 @@ _SUMMARIES = {
     "ai/tasks/search": "What models are for",
     "tokens/verify": "Whether the token is good",
     "user/tokens/verify": "Whether the token is good",
+}
+_QUEUED = {
+    "Batch": {
+        "type": "object",
+        "description": "With `queueRequest=true`: requests to be answered later",
+        "required": ["requests"],
+        "properties": {
+            "requests": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": batch.MAX_ITEMS,
+                "items": {
+                    "allOf": [{"$ref": "#/components/schemas/Run"}],
+                    "properties": {
+                        "external_reference": {"type": "string", "maxLength": batch.MAX_REFERENCE}
+                    },
+                },
+            }
+        },
+    },
+    "Poll": {
+        "type": "object",
+        "description": "With `queueRequest=true`: what became of them",
+        "required": ["request_id"],
+        "properties": {"request_id": {"type": "string"}},
+    },
 }
 _EVENT = {
     "type": "object",
@@ -162,6 +191,9 @@ def _operation(path: str, target: Target) -> dict[str, Any]:
     elif names := _QUERIES.get(target.action):
         schema_ = {"type": "string"}
         found["parameters"] = [{"name": name, "in": "query", "schema": schema_} for name in names]
+    if target.route == routes.RUN:
+        flag = {"type": "string", "enum": ["true", "false"]}
+        found["parameters"] = [{"name": "queueRequest", "in": "query", "schema": flag}]
     if target.route == "ai/run/proxy":
         header = "cf-consn-model-id" if isinstance(target.action, Dialect) else "x-forwarded"
         found["parameters"] = [{"name": header, "in": "header", "schema": {"type": "string"}}]
@@ -176,7 +208,7 @@ def _answer(target: Target) -> dict[str, Any]:
     if target.action is pages.search:  # with `format=openrouter` it is bare
         whole = {"anyOf": [whole, {"type": "object", "required": ["data"]}]}
     content: dict[str, Any] = {"application/json": {"schema": whole}}
-    if isinstance(target.action, Dialect):
+    if isinstance(target.action, Dialect) and target.action.counted is None:
         content["text/event-stream"] = {"schema": _EVENT}
     return content
 
@@ -184,16 +216,17 @@ def _answer(target: Target) -> dict[str, Any]:
 def _request(path: str, target: Target) -> dict[str, Any]:
     below = {"ai/run": ("model", "input"), "ai/run/proxy": ("inputs",)}.get(path)
     if below is not None:
-        known = {"model": {"type": "string"}, "input": _ref("Run"), "inputs": _ref("Run")}
+        queued = {"anyOf": [_ref("Run"), _ref("Batch"), _ref("Poll")]}
+        known = {"model": {"type": "string"}, "input": queued, "inputs": _ref("Run")}
         named = {name: known[name] for name in below}
         return {"type": "object", "required": list(below), "properties": named}
     if target.route == "ai/run":
-        return _ref("Run")
+        return {"anyOf": [_ref("Run"), _ref("Batch"), _ref("Poll")]}
     return _ref(f"{target.route.rsplit('v1/')[-1].split('/')[0]}.Body")
 
 
 def _schemas() -> dict[str, Any]:
-    found: dict[str, Any] = {"Envelope": _ENVELOPE, "Run": published.json_schema()}
+    found: dict[str, Any] = {"Envelope": _ENVELOPE, "Run": published.json_schema(), **_QUEUED}
     for name, body in _BODIES.items():
         template = f"#/components/schemas/{name}.{{name}}"
         _, parts = msgspec.json.schema_components((body,), ref_template=template)

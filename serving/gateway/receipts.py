@@ -27,6 +27,7 @@ from serving.errors import (
 from serving.gateway.asgi import Headers
 from serving.protocol import envelope
 from serving.protocol.dialect import Failure
+from serving.tenancy.prices import FREE, Price
 
 Observer = Callable[[Receipt], None]
 
@@ -68,14 +69,13 @@ class Draft:
     headers: Headers = field(default_factory=list)  # of the answer, whatever it will be
     progress: Callable[[Usage], None] | None = None  # keeps the usage safe from a crash
     failure: Failure = envelope.failure  # how the caller's dialect says what went wrong
-    price: tuple[float, float] = (0.0, 0.0)  # neurons per million tokens in and out
+    price: Price = FREE
     _arrived: float = field(default_factory=perf_counter)
 
     @property
     def neurons(self) -> float:
         """What has been used so far, in Workers AI's unit."""
-        used = self.usage
-        return (used.prompt_tokens * self.price[0] + used.completion_tokens * self.price[1]) / 1e6
+        return self.price.neurons(self.usage) / 1e6
 
     def first_token(self) -> None:
         """The engine produced something."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from serving.errors import MethodRefused, UnknownObject, UnknownPath
 from serving.gateway import finetunes
@@ -39,6 +39,7 @@ _GATEWAY = re.compile(r"/v1/(?P<account>[^/]+)/[^/]+/(?P<rest>(?:workers-ai|comp
 _ACCOUNT_ID = re.compile("[0-9a-f]{32}", re.IGNORECASE)
 _MODEL_HEADER = b"cf-consn-model-id"
 _FORWARDED = b"x-forwarded"
+_QUEUED = ("queueRequest", "true")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ class Target:
     """Where a request goes. `route` has no ids in it; `account` is empty where the path has none.
 
     `action` is the dialect that a generation is asked for in, or a page to read, or what to do with
-    adapters; `model` is what the path goes on with, a model or an adapter.
+    adapters; `model` is what the path goes on with, a model or an adapter. With `queued`
+    it is to run later, if there is a queue.
     """
 
     route: str
@@ -54,6 +56,7 @@ class Target:
     failure: Failure
     account: str = ""
     model: str = ""
+    queued: bool = False
 
 
 def _asks(route: str, dialect: Dialect) -> dict[str, Target]:
@@ -80,6 +83,7 @@ ROUTES: Mapping[str, Mapping[str, Target]] = {
     "ai/v1/completions": _asks("ai/v1/completions", openai_completions.DIALECT),
     "ai/v1/responses": _asks("ai/v1/responses", openai_responses.DIALECT),
     "ai/v1/messages": _asks("ai/v1/messages", anthropic.DIALECT),
+    "ai/v1/messages/count_tokens": _asks("ai/v1/messages/count_tokens", anthropic.COUNT),
     MODELS: _shows(MODELS, pages.openai_models, openai.failure),
     f"{MODELS}/": _shows(MODELS, pages.openai_model, openai.failure),
     "ai/finetunes": _keeps("ai/finetunes", GET=finetunes.LIST, POST=finetunes.CREATE),
@@ -116,7 +120,8 @@ def match(scope: Scope) -> Target:
     target = _by_verb(verbs, scope)
     if target.route == _PROXY:
         model = _bound_model(target, scope, path)
-    return replace(target, account=account.lower(), model=model)
+    queued = target.route == RUN and _is_queued(scope)
+    return replace(target, account=account.lower(), model=model, queued=queued)
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -167,6 +172,10 @@ def _bound_model(target: Target, scope: Scope, path: str) -> str:
     if not headers.get(_FORWARDED, b"").split(b"?")[0].endswith(b"/ai-api/models/search"):
         raise UnknownObject(path)
     return ""
+
+
+def _is_queued(scope: Scope) -> bool:
+    return _QUEUED in parse_qsl(scope.get("query_string", b"").decode("latin-1"))
 
 
 def _path(scope: Scope) -> str:

@@ -42,14 +42,25 @@ async def answer_plain(
         ClientLeft: the client did not wait for it; the engine was told.
         ServingError: nothing has been sent yet.
     """
-    async with Watch(receive), aclosing(engine.generate(generation, draft.used)) as deltas:
+    async with Watch(receive):
+        delta = await complete(engine, generation, draft)
+    body = writer.whole(delta)
+    await send_json(send, draft, body, [(b"cf-ai-neurons", b"%.2f" % draft.neurons)])
+
+
+async def complete(engine: Engine, generation: Generation, draft: Draft) -> Delta:
+    """The one delta of a generation that is not streamed, noted in the draft.
+
+    Raises:
+        ServingError: see `Engine.generate`.
+    """
+    async with aclosing(engine.generate(generation, draft.used)) as deltas:
         # There is one; running on to the end of the generator tells it that all is well.
         whole = [delta async for delta in deltas]
     if not whole:
         raise EngineFailed("the engine ended without an answer")
     draft.note(whole[-1])
-    body = writer.whole(whole[-1])
-    await send_json(send, draft, body, [(b"cf-ai-neurons", b"%.2f" % draft.neurons)])
+    return whole[-1]
 
 
 async def answer_stream(

@@ -101,6 +101,10 @@ class Tenant:
             self._draft.progress = self._begin(self._draft.receipt())
         return replace(generation, salt=self._caller.salt) if self._caller.salt else generation
 
+    async def count(self, generation: Generation) -> int:
+        """See `Engine.count`."""
+        return await self._engine.count(generation)
+
     async def check_health(self) -> None:
         """See `Engine.check_health`."""
         await self._engine.check_health()

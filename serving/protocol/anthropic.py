@@ -15,7 +15,7 @@ from msgspec import Meta
 from serving.core import Generation, Image, Message, Tool, ToolCall
 from serving.errors import InvalidChoice, InvalidInput
 from serving.protocol import images, messages, openai, payload, sampling, tools
-from serving.protocol.anthropic_output import Writer, failure
+from serving.protocol.anthropic_output import Writer, counted, failure
 from serving.protocol.dialect import Ask, Dialect
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -62,6 +62,7 @@ def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
 
 
 DIALECT = Dialect(parse, failure)
+COUNT = Dialect(parse, failure, counted)
 
 
 def _drawn(body: Body) -> dict[str, Any]:

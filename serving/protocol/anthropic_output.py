@@ -35,6 +35,11 @@ def failure(error: ServingError, request_id: str) -> bytes:
     return sse.encode(_described(error, request_id))
 
 
+def counted(tokens: int) -> bytes:
+    """The answer of `count_tokens`."""
+    return sse.encode({"input_tokens": tokens})
+
+
 class Writer:
     """Writes the message, or the events in which it grows."""
 

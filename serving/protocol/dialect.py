@@ -67,7 +67,9 @@ class Dialect:
     """One wire format.
 
     `parse` raises `BadRequest`s; `failure` is the body of an error's answer, given the request id.
+    With `counted` nothing is generated: it writes the answer that is the prompt's tokens.
     """
 
     parse: Callable[[bytes, Ask], tuple[Generation, Writer]]
     failure: Failure
+    counted: Callable[[int], bytes] | None = None

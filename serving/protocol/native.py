@@ -14,6 +14,7 @@ the body beside an `input`, or by a Workers binding, whose answers have no envel
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -84,6 +85,12 @@ def parse_bound(body: bytes, ask: Ask) -> tuple[Generation, Writer]:
         case {"inputs": fields}:
             return _parse_fields(fields, ask, envelope.bare)
     raise InvalidInput("required properties at '/' are 'inputs'")
+
+
+def parse_queued(fields: Any, ask: Ask) -> tuple[Generation, Writer]:
+    """One of the requests of a batch: never a stream. Raises what `parse` does."""
+    generation, writer = _parse_fields(fields, ask, envelope.bare)
+    return replace(generation, stream=False, background=True), writer
 
 
 class Writer:

@@ -112,6 +112,7 @@ def _sqlite(url: str) -> Engine:
         connection.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA secure_delete=ON")  # prompts that were queued are overwritten
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

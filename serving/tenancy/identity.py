@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import ColumnElement, Row, select, update
 
 from serving.core import Caller, Limits
 from serving.errors import AccountDisabled, Forbidden, NotPermitted, StoreDown, WrongToken
@@ -51,6 +51,9 @@ class _Known:
     seen: bool = True  # used since that was last written
 
 
+_NOBODY = _Known(None, False, None, 0.0, 0.0, False)
+
+
 class Identity:
     """Callers by their tokens, for one process."""
 
@@ -74,17 +77,18 @@ class Identity:
             AccountDisabled, Forbidden: a good token that does not open the account.
             StoreDown: a token not seen lately, and the database is away.
         """
-        known = await self._ask(token)
-        caller = known.caller
-        if caller is None or (known.expires_at is not None and known.expires_at <= now()):
-            raise WrongToken(_WRONG)
-        if account not in ("", caller.account):
-            raise Forbidden(_WRONG)
-        if scope not in caller.scopes:
-            raise Forbidden(_WRONG) if scope == "ai" else NotPermitted
-        if known.disabled:
-            raise AccountDisabled
-        return caller
+        return _opened(await self._ask(token), account, scope)
+
+    async def holder(self, token: str, account: str) -> Caller:
+        """The caller now, of a token by its id; the database is asked each time.
+
+        Raises: as `check`.
+        """
+        try:
+            found = await asyncio.to_thread(self._select, tables.tokens.c.id == token)
+        except Down as error:
+            raise StoreDown from error
+        return _opened(next(iter(found.values()), _NOBODY), account, "ai")
 
     def close(self) -> None:
         """Stop asking."""
@@ -145,7 +149,7 @@ class Identity:
 
     def _replace(self, digests: Sequence[bytes]) -> None:
         moment = time.monotonic()  # before the query: what changes during it is asked for again
-        found = self._select(digests)
+        found = self._select(tables.tokens.c.digest.in_(digests))
         for digest in digests:
             if (row := found.get(digest)) is None:
                 self._good.pop(digest, None)
@@ -158,13 +162,12 @@ class Identity:
         while len(self._wrong) > _MOST:
             self._wrong.popitem(last=False)
 
-    def _select(self, digests: Sequence[bytes]) -> dict[bytes, _Known]:
-        if not digests:
-            return {}
+    def _select(self, which: ColumnElement[bool]) -> dict[bytes, _Known]:
+        """Tokens that are not revoked, by their digests."""
         query = (
             select(tables.tokens, tables.accounts.c.pool, tables.accounts.c.disabled_at)
             .join(tables.accounts)
-            .where(tables.tokens.c.digest.in_(digests), tables.tokens.c.revoked_at.is_(None))
+            .where(which, tables.tokens.c.revoked_at.is_(None))
         )
         with self._database.begin() as connection:
             rows = connection.execute(query).all()
@@ -198,3 +201,17 @@ class Identity:
             connection.execute(query.values(last_used_at=now()))
         for known in used:
             known.seen = False
+
+
+def _opened(known: _Known, account: str, scope: str) -> Caller:
+    """Who it is, when that opens the account for this purpose."""
+    caller = known.caller
+    if caller is None or (known.expires_at is not None and known.expires_at <= now()):
+        raise WrongToken(_WRONG)
+    if account not in ("", caller.account):
+        raise Forbidden(_WRONG)
+    if scope not in caller.scopes:
+        raise Forbidden(_WRONG) if scope == "ai" else NotPermitted
+    if known.disabled:
+        raise AccountDisabled
+    return caller

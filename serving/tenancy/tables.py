@@ -10,6 +10,7 @@ from dataclasses import fields
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -87,6 +88,50 @@ usage = Table(
     Column("microneurons", BigInteger, nullable=False),
     Index("ix_usage_account_at", "account", "at"),
     Index("ix_usage_at", "at"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("account", String(32), ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("token", String(32), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("count", BigInteger, nullable=False),  # its items
+    Column("open", BigInteger, nullable=False),  # those that have not ended
+    Column("bytes", BigInteger, nullable=False),  # of all its inputs
+    Column("ended_at", BigInteger, nullable=True),
+)
+
+items = Table(
+    "batch_items",
+    metadata,
+    Column("id", String(36), primary_key=True),  # the id of its receipt too
+    Column("batch", String(36), ForeignKey("batches.id"), nullable=False),
+    Column("account", String(32), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("reference", Text, nullable=True),
+    Column("input", LargeBinary, nullable=True),  # JSON; null as soon as the item has ended
+    Column("free_at", BigInteger, nullable=True, index=True),  # who comes then may claim it
+    Column("claim", String(36), nullable=True),  # whose it is until then
+    Column("attempts", BigInteger, nullable=False),  # claims that were not given back
+    Column("success", Boolean, nullable=True),  # null: it has not ended
+    Column("output", LargeBinary, nullable=True),  # JSON: the result, or the errors
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    UniqueConstraint("batch", "position", name="uq_batch_items_batch_position"),
+)
+
+agreements = Table(
+    "agreements",
+    metadata,
+    Column("account", String(32), primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("token", String(32), nullable=False),  # whose holder agreed
+    Column("at", BigInteger, nullable=False),
 )
 
 finetunes = Table(

@@ -144,3 +144,16 @@ def test_a_thought_of_another_model_is_dropped(
     content = [thought, {"type": "text", "text": "Hi."}]
     ask(client, messages=[*SAY, {"role": "assistant", "content": content}, *SAY])
     assert service.engine.generations[0].prompt[1] == Message("assistant", ("Hi.",))
+
+
+def test_tokens_are_counted_without_generating(
+    service: Running, client: anthropic.Anthropic
+) -> None:
+    picture = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(PNG).decode()}
+    content: Any = [{"type": "image", "source": picture}, {"type": "text", "text": "What is it?"}]
+    asked: Any = {"messages": [{"role": "user", "content": content}], "system": "Be brief."}
+    counted = client.messages.count_tokens(model=MODEL, tools=[TOOL], **asked)
+    assert service.engine.started == []
+    assert counted.input_tokens == ask(client, tools=[TOOL], **asked).usage.input_tokens
+    with pytest.raises(anthropic.BadRequestError, match="custom"):
+        client.messages.count_tokens(model=MODEL, messages=SAY, tools=[{"type": "x", "name": "x"}])  # type: ignore[list-item]

@@ -182,6 +182,8 @@ def test_anthropics_client(up):
     whole = client.messages.create(**cold)
     with client.messages.stream(**cold) as stream:
         assert "".join(stream.text_stream) == whole.content[0].text
+    counted = client.messages.count_tokens(model=MODEL, messages=asked["messages"])
+    assert counted.input_tokens == whole.usage.input_tokens
     word = whole.content[0].text.split()[-1]
     stopped = client.messages.create(**cold, stop_sequences=[word])
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", word)
@@ -193,6 +195,25 @@ def test_cloudflares_client(up):
     (model,) = client.ai.models.list(account_id=ACCOUNT)
     answer = client.ai.run(model["name"], account_id=ACCOUNT, prompt="Hello", max_tokens=8)
     assert answer["response"]
+
+
+def test_queued_requests(up):
+    """Run by the worker beside the gateway, on the event loop of the engine."""
+    queue = {"queueRequest": "true"}
+    body = {"requests": [looking_at("red"), {"prompt": "Hello", "external_reference": "a"}]}
+    answer = up.run(body, params=queue).json()["result"]
+    assert answer["status"] == "queued"
+    deadline = time.monotonic() + 60
+    while True:
+        found = up.run({"request_id": answer["request_id"]}, params=queue).json()["result"]
+        if "responses" in found or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    seen, said = found["responses"]
+    assert seen["success"] is said["success"] is True
+    assert "red" in seen["result"]["response"].lower()
+    assert said["result"]["response"]
+    assert said["external_reference"] == "a"
 
 
 def test_a_stream_adds_up_to_the_plain_answer(up):

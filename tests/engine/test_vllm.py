@@ -141,6 +141,7 @@ async def test_the_size_of_a_request_is_known_before_it_runs(engine):
     """The tokens exactly, of short prompts; the tiles of pictures."""
     text = asking("tell me more")
     assert engine.size(text).prompt_tokens == (await answer(engine, text))[0].usage.prompt_tokens
+    assert await engine.count(text) == engine.size(text).prompt_tokens
     assert engine.size(asking(picture(size=(20, 20)), "Hello")).tiles == 1
     large = engine.size(asking(picture(size=(3000, 3000)), "Hello"))
     assert (large.tiles, large.pixels) == (4, 9_000_000)

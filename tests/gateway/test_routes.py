@@ -1,15 +1,13 @@
 """Addresses besides `ai/run/{model}`, headers, and what streams carry besides tokens."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving.core import Outcome
 from serving.engine.fake import FakeEngine
 from serving.gateway import pulse
-from serving.gateway.agreement import Agreements
+from serving.tenancy import prices
 from tests.gateway.conftest import ACCOUNT, MODEL, PATH, TOKEN, Service, listening
 from tests.gateway.test_errors import error_of
 
@@ -151,13 +149,15 @@ async def test_pages_need_the_token_of_their_account(service: Service) -> None:
     assert (await get(service, page)).json()["messages"][0]["code"] == 10000
 
 
-async def test_an_answer_says_what_it_cost_in_neurons(service: Service) -> None:
+async def test_an_answer_says_what_it_cost_in_neurons() -> None:
     words = " ".join(["word"] * 500)
-    response = await service.post({"prompt": words, "max_tokens": 500})
-    # 500 tokens in at 4410 and 500 out at 61493 per million
-    assert response.headers["cf-ai-neurons"] == "32.95"
-    assert response.headers["api-version"]
-    assert "cf-ai-neurons" not in (await service.post({})).headers
+    options = {"prices": prices.read("default")}
+    async with listening(Service(FakeEngine(), options)) as service:
+        response = await service.post({"prompt": words, "max_tokens": 500})
+        # 500 tokens in at 4410 and 500 out at 61493 per million
+        assert response.headers["cf-ai-neurons"] == "32.95"
+        assert response.headers["api-version"]
+        assert "cf-ai-neurons" not in (await service.post({})).headers
 
 
 async def test_errors_in_openais_dialect_carry_both_shapes(service: Service) -> None:
@@ -219,23 +219,6 @@ async def test_padding_hides_the_length_of_tokens() -> None:
 
 async def test_no_padding_unless_asked_for(service: Service) -> None:
     assert all("p" not in frame for frame in (await service.frames({"prompt": "a b"}))[:-1])
-
-
-async def test_an_account_agrees_once_to_the_licence(tmp_path: Path) -> None:
-    hi, agree = {"prompt": "hi"}, {"prompt": " Agree "}
-    async with listening(Service(FakeEngine(), {"agreements": Agreements(tmp_path)})) as service:
-        status, code, message = error_of(await service.post(hi))
-        assert (status, code) == (403, 5016)
-        assert message.startswith("AiError: Model Agreement: Prior to using this model, you must s")
-        assert error_of(await service.post({"model": MODEL, **HELLO}, CHAT))[:2] == (403, 5016)
-        status, code, message = error_of(await service.post(agree))
-        assert (status, code) == (403, 5016)
-        assert message.startswith("AiError: Model Agreement: Thank you for agreeing to this model")
-        assert (await service.post(hi)).status_code == 200
-        assert (await service.post(agree)).json()["result"]["response"] == " Agree"
-        assert service.receipts[0].outcome is Outcome.REJECTED
-    async with listening(Service(FakeEngine(), {"agreements": Agreements(tmp_path)})) as restarted:
-        assert (await restarted.post(hi)).status_code == 200
 
 
 async def test_the_document_of_the_service_leaves_no_receipt(service: Service) -> None:

@@ -107,10 +107,13 @@ async def service(tenants: Tenants) -> AsyncIterator[Service]:
 
 @asynccontextmanager
 async def serving(
-    tenants: Tenants, model: Model | None = None, **options: Any
+    tenants: Tenants,
+    engine: FakeEngine | None = None,
+    model: Model | None = None,
+    **options: Any,
 ) -> AsyncIterator[Service]:
     """The gateway of a replica over uvicorn, in the loop of the test."""
-    engine = FakeEngine()
+    engine = engine or FakeEngine()
     model = model or Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2)
     gateway = Gateway(
         engine,

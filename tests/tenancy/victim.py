@@ -13,12 +13,18 @@ from pathlib import Path
 
 import uvicorn
 
+from serving.batch.desk import Desk
+from serving.batch.steps import Bounds
+from serving.batch.worker import Worker
 from serving.catalog import Catalog, Model
 from serving.cluster.tenants import Tenants
 from serving.engine.fake import FakeEngine, Faults
 from serving.gateway.app import Gateway
 from serving.settings import Settings
 from tests.tenancy.conftest import ACCOUNT, MODEL, TOKEN
+
+LEASE = 2.0
+"""Seconds after which another takes over the queued requests of one that was killed."""
 
 
 class Notary(FakeEngine):
@@ -53,15 +59,24 @@ def main() -> None:
     tenants = Tenants(settings)
     engine = Notary(Path(log))
     engine.usage = Written(engine)
+    models = Catalog(Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2))
+    database, bounds = tenants.tenancy.database, Bounds(lease=LEASE)
+    worker = Worker(database, tenants.identity, engine, models, tenants.prices, bounds)
     gateway = Gateway(
         engine,
-        Catalog(Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2)),
+        models,
         tenants.identity,
         begin=tenants.meter.begin,
         observers=[tenants.meter.end],
+        queue=Desk(database, bounds, worker.wake),
     )
     config = uvicorn.Config(gateway, port=int(port), log_level="error", access_log=False)
-    asyncio.run(uvicorn.Server(config).serve())
+
+    async def serve() -> None:
+        worker.start()
+        await uvicorn.Server(config).serve()
+
+    asyncio.run(serve())
 
 
 if __name__ == "__main__":
