@@ -18,6 +18,7 @@ from loadtest.planner.cache import Cache
 from loadtest.planner.fair import FairQueue
 from loadtest.planner.model import Costs, Limits, Work
 from loadtest.planner.requests import Request
+from loadtest.planner.tiles import computed
 
 _KEPT = 4096  # stretches, before old ones are forgotten
 
@@ -215,7 +216,7 @@ class Engine:
             self._remember(request.prefix, request.shared)
         request.cached = min(request.cached, request.prompt - 1)
         request.left = request.prompt - request.cached
-        request.encode = request.tiles
+        request.encode = computed(request.tiles)
         if request.picture is not None and limits.images:
             if self._pictures.leading((request.picture,)):
                 request.encode = 0

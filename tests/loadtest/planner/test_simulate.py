@@ -97,7 +97,7 @@ def steps(costs: Costs, limits: Limits, requests: list[Request]) -> dict[float, 
             now = max(now, waiting[0].due)
         while waiting and waiting[0].due <= now and len(going) + len(rows) < limits.seqs:
             request = waiting.pop(0)
-            going.append([request, request.prompt, request.tiles])
+            going.append([request, request.prompt, 4 if request.tiles else 0])
         time = costs.step + costs.row * len(rows)
         time += sum(costs.context * c + costs.cross * r.tiles for r, c in rows)
         budget = limits.budget - len(rows)
