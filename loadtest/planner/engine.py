@@ -116,8 +116,8 @@ class Engine:
     def _leave(self, request: Request) -> None:
         self.kv -= request.kv
         self.ongoing -= 1
-        if request.dialogue and not request.tiles and self.limits.prefixes:
-            self._remember(request.prefix, request.prompt + request.output)
+        if request.talk is not None and not request.tiles and self.limits.prefixes:
+            self._remember((request.talk,), request.prompt + request.output)
 
     def _prefilled(self, now: float) -> list[Request]:
         """Chunks have been computed; prompts that are complete have their first token."""

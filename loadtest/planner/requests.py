@@ -48,6 +48,7 @@ class Request:
     weight: float = 1.0
     stream: bool = True
     dialogue: tuple[Question, ...] = ()
+    talk: object = None  # the conversation, which is nobody else's
     turn: int = 0
     user: int = -1  # of a closed loop
     cached: int = 0
@@ -64,15 +65,14 @@ class Request:
             return None
         following = self.dialogue[self.turn + 1]
         history = self.prompt + self.output
-        # Known by the user's words, which are nobody else's.
-        key = self.prefix if self.turn else (object(),)
         return Request(
             tenant=self.tenant,
             due=end + following.think,
             prompt=history + following.prompt,
             output=following.output,
             tiles=self.tiles,
-            prefix=key,
+            prefix=(self.talk,),
+            talk=self.talk,
             shared=history,
             picture=self.picture,
             weight=self.weight,
@@ -107,6 +107,7 @@ class Author:
             shared=first.shared,
             stream=self._work.stream,
             dialogue=dialogue if turns > 1 else (),
+            talk=object() if turns > 1 else None,
             user=user,
         )
 

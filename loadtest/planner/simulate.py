@@ -70,6 +70,8 @@ class Simulation:
         self._starting = 0
         self._born: dict[int, float] = {}
         self._doomed: list[Engine] = []  # to be replaced by the rolling update
+        self._surging = 0  # starting, to replace them
+        self._leaving: set[int] = set()  # replaced, and ending what they have begun
 
     @property
     def work(self) -> Work:
@@ -201,6 +203,9 @@ class Simulation:
     def _gone(self, number: int) -> None:
         self.replica_seconds += self.now - self._born.pop(number)
         self.sizes.append((self.now, len(self._born)))
+        if number in self._leaving:
+            self._leaving.remove(number)
+            self._renew()
 
     def _serve(self, engine: Engine) -> None:
         self._fleet.serve(engine)
@@ -214,10 +219,11 @@ class Simulation:
     def _ready(self, engine: Engine) -> None:
         self._starting -= 1
         self._serve(engine)
-        if self._doomed:
-            self._retire(self._doomed.pop())
-            if self._doomed:
-                self._start()
+        if self._surging:
+            self._surging -= 1
+            old = self._doomed.pop()
+            self._leaving.add(old.number)
+            self._retire(old)
 
     def _retire(self, engine: Engine) -> None:
         """It ends what it has begun."""
@@ -239,7 +245,13 @@ class Simulation:
 
     def _update(self) -> None:
         self._doomed = list(self._fleet.serving)
-        for _ in range(min(self.setting.surge, len(self._doomed))):
+        self._renew()
+
+    def _renew(self) -> None:
+        """Start what the surge allows; a replica that is leaving still has its GPU."""
+        room = self.setting.surge - len(self._leaving)
+        while self._surging < min(room, len(self._doomed)):
+            self._surging += 1
             self._start()
 
     def _look(self) -> None:

@@ -11,7 +11,6 @@ from loadtest.expressions import parse as parsed
 from loadtest.planner.forecast import Forecast, Tenant
 from loadtest.slo import LATENCIES, parse
 
-
 _LENGTHS = {"output": "answers", "prompt": "prompts"}
 
 

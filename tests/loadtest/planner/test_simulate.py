@@ -56,7 +56,7 @@ def test_one_server_follows_lindleys_recursion_request_by_request() -> None:
 
 
 def test_m_m_1() -> None:
-    load = Load(poisson(0.5, 300_000, "prompt"))
+    load = Load(poisson(0.5, 200_000, "prompt"))
     records = list(Simulation(one_at_a_time(), load, Setting(gaps=False)).records())
     assert times(records) == pytest.approx(1 / (1 - 0.5), rel=0.02)
 
@@ -65,7 +65,7 @@ def test_m_m_1() -> None:
 def test_m_m_c_when_the_router_holds_what_nobody_may_take(router: str) -> None:
     servers, rate = 4, 2.8
     setting = Setting(servers, router, ongoing=1, gaps=False)
-    load = Load(poisson(rate, 100_000, "prompt"))
+    load = Load(poisson(rate, 80_000, "prompt"))
     records = list(Simulation(one_at_a_time(), load, setting).records())
     waiting = erlang_c(servers, rate) / (servers - rate)
     assert times(records) == pytest.approx(1 + waiting, rel=0.02)
@@ -73,14 +73,14 @@ def test_m_m_c_when_the_router_holds_what_nobody_may_take(router: str) -> None:
 
 def test_processor_sharing_when_a_step_takes_as_long_as_it_has_rows() -> None:
     sharing = server(Limits(seqs=1 << 30), row=1 / FINE)
-    load = Load(poisson(0.5, 150_000, "output"))
+    load = Load(poisson(0.5, 100_000, "output"))
     records = list(Simulation(sharing, load, Setting(gaps=False)).records())
     assert times(records) == pytest.approx(1 / (1 - 0.5), rel=0.02)
 
 
 def test_processor_sharing_does_not_depend_on_the_distribution() -> None:
     rng, at, arrivals = random.Random(3), 0.0, []
-    for _ in range(100_000):
+    for _ in range(60_000):
         at += rng.expovariate(0.5)
         arrivals.append(Request("default", at, 1, rng.choice((FINE // 2, 3 * FINE // 2))))
     sharing = server(Limits(seqs=1 << 30), row=1 / FINE)
