@@ -7,7 +7,8 @@ tenants:
   - {name: shop, rate: 4, curve: office, prompt_tokens: "lognormal(400, 0.6)", output_tokens: 150}
   - {name: scans, rate: 1, curve: [1, 1, 1, ...24], images: 1, sizes: [1120x1120]}
 
-`rate` is of requests a second in the tenant's busiest hour; `curve` each hour's part of it.
+`rate` is of conversations (of one request, unless `turns` says more) begun a second in the
+tenant's busiest hour; `curve` each hour's part of it.
 """
 
 from __future__ import annotations

@@ -33,12 +33,17 @@ def lines(plan: Mapping[str, Any]) -> Iterator[str]:
         marginal, full = shown(each["marginal"], True), shown(each["full"], True)
         yield f"A million {name} {unit}: marginal {marginal}; full {full}"
     for row in plan["sensitivity"]:
-        yield f"If {row['what']}: {shown(row['replicas_at_peak'])} replicas serve the peak"
+        ratio = row["capacity_ratio"]["value"]
+        yield f"If {row['what']}: capacity x {ratio:.2f}, to serve the peak {_count(row)}"
     if plan["uncertainty"]:
         worst = plan["uncertainty"][0]
         lost = f"one standard error: {worst['capacity_lost']['value']:.0%} of the capacity"
         yield f"Most uncertain: the cost '{worst['cost']}' ({lost})"
         yield f"Measure next: {plan['measure_next']}"
+
+
+def _count(row: Mapping[str, Any]) -> str:
+    return shown(row["replicas_at_peak"])
 
 
 def _answer(fleet: Any, cost: Any, hosted: Any) -> Iterator[str]:

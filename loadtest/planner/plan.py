@@ -7,6 +7,7 @@ simulated), `simulated`, `assumed`, `predicted` (from a profile nobody has measu
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, exp
@@ -18,7 +19,7 @@ from loadtest.core import UsageError
 from loadtest.planner import money
 from loadtest.planner.capacity import Capacity, bottleneck, capacity, figures, interval, probe
 from loadtest.planner.emit import Size, configuration
-from loadtest.planner.forecast import HOURS, Forecast
+from loadtest.planner.forecast import HOURS, Forecast, Tenant
 from loadtest.planner.model import Replica
 from loadtest.planner.money import CLASSES, MONTH, Prices, Tokens
 from loadtest.planner.tiles import tiles
@@ -90,7 +91,8 @@ def plan(forecast: Forecast, replica: Replica, prices: Prices) -> dict[str, Any]
     sizes = _sizes(known, hours)
     costs = _costs(known, hours, prices)
     rows = _uncertain(known)
-    span = Size(sizes["least"]["value"], sizes["most"]["value"], known.fleet.kept.ongoing)
+    least, most = (int(sizes[side]["value"]) for side in ("least", "most"))
+    span = Size(least, most, known.fleet.kept.ongoing)
     return {
         "model": {"name": replica.name, "origin": replica.origin, "sources": replica.sources},
         "slo": forecast.slo,
@@ -263,10 +265,17 @@ def _monthly(known: _Known) -> dict[str, Tokens]:
     days = MONTH / HOURS
     found = {}
     for tenant in forecast.tenants:
-        requests = forecast.growth * days * 3600 * sum(map(tenant.at, range(HOURS)))
+        openings = forecast.growth * days * 3600 * sum(map(tenant.at, range(HOURS)))
+        requests = openings * _turns(tenant)
         if own := sample.get(tenant.name):
             found[tenant.name] = own.scaled(requests / own.requests)
     return found
+
+
+def _turns(tenant: Tenant) -> float:
+    """Requests of one conversation, in the mean."""
+    rng, turns = random.Random(0), tenant.workload().turns
+    return sum(turns.draw_count(rng, least=1) for _ in range(1000)) / 1000
 
 
 def _marginal(known: _Known) -> dict[str, float]:

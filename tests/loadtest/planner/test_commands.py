@@ -229,6 +229,7 @@ async def test_plan(loadtest: Command, tmp_path: Path) -> None:
     assert plan["measure_next"].count("loadtest") == 1
     values = yaml.safe_load((tmp_path / "out" / "values.yaml").read_text())
     assert values["replicas"]["max"] >= top
+    assert all(type(values["replicas"][side]) is int for side in ("min", "max"))
     assert values["model"]["catalog"] == "80gb-bf16"
     build(yaml.safe_load((tmp_path / "out" / "validation.yaml").read_text()))
     page = (tmp_path / "p.html").read_text()
