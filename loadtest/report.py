@@ -24,7 +24,7 @@ from loadtest.summary import curves, summarize, timeline
 from loadtest.text import lines
 
 _LONG = 64 << 20  # bytes of records from which processes are worth their start
-_STYLE = """
+STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
 pre{background:#f6f6f4;padding:1rem;overflow:auto}
 figure{display:inline-block;margin:0 1rem 1rem 0}
@@ -97,7 +97,7 @@ def html(summary: Mapping[str, Any], points: Sequence[Mapping[str, Any]], dist: 
     text = "\n".join(lines(summary)) if "instrument" in summary else ""
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>"
-        f"<style>{_STYLE}</style><h1 class={summary.get('verdict', '')}>{escape(title)}</h1>"
+        f"<style>{STYLE}</style><h1 class={summary.get('verdict', '')}>{escape(title)}</h1>"
         f"<p>{escape(str(summary.get('finished', '')))}</p><ul>{reasons}</ul>"
         f"<pre>{escape(text)}</pre>{_figures(points, dist)}{_table(summary)}</html>"
     )

@@ -1,0 +1,81 @@
+"""The plan as configuration: Ray Serve, vLLM, the chart's values, and a run that checks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.planner.forecast import Forecast
+from loadtest.planner.model import Replica
+
+# Catalogues of deploy/catalog by the profile they are for.
+_CATALOGS = {
+    "h100-bf16": "80gb-bf16",
+    "a100-80g-bf16": "80gb-bf16",
+    "h100-fp8": "h100-fp8",
+    "l40s-fp8": "l40s-fp8",
+}
+_QUEUED = 4  # times the batch may run and wait
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What configuration needs to know. `ongoing` requests at a replica that is at its limit."""
+
+    least: int
+    most: int
+    ongoing: float
+
+
+def configuration(size: Size, replica: Replica, forecast: Forecast, rate: float) -> dict[str, Any]:
+    """By who reads it."""
+    target = max(1, int(size.ongoing / forecast.burst))
+    seqs = replica.limits.seqs
+    # A quiet replica is kept as long as it would take to have it back several times over.
+    quiet = max(600, round(5 * replica.cold_start))
+    catalog = _CATALOGS.get(replica.name)
+    return {
+        "serve": {
+            "autoscaling_config": {
+                "min_replicas": size.least,
+                "max_replicas": size.most,
+                "target_ongoing_requests": target,
+                "upscale_delay_s": 30,
+                "downscale_delay_s": quiet,
+            },
+            "max_ongoing_requests": max(4096, 2 * _QUEUED * seqs),
+            "max_surge_percent": round(100 * forecast.fleet.surge),
+        },
+        "vllm": {
+            "max_num_seqs": seqs,
+            "max_num_batched_tokens": replica.limits.budget,
+            "max_num_queued_reqs": _QUEUED * seqs,
+        },
+        "helm": {
+            **({"model": {"catalog": catalog}} if catalog else {}),
+            "replicas": {
+                "min": size.least,
+                "max": size.most,
+                "targetOngoingRequests": target,
+                "surgePercent": round(100 * forecast.fleet.surge),
+                "downscaleDelaySeconds": quiet,
+            },
+        },
+        "validation": _validation(forecast, rate),
+    }
+
+
+def _validation(forecast: Forecast, rate: float) -> dict[str, Any]:
+    """A scenario against one replica at 80% of its capacity, and what to do with its records."""
+    scenario = forecast.scenario(0.8 * rate, 600.0)
+    return {
+        "scenario": {
+            "target": {"url": "http://127.0.0.1:8000/client/v4", "api": "workers-ai"},
+            **scenario.model_dump(mode="json", exclude_defaults=True, exclude={"target"}),
+        },
+        "then": [
+            "loadtest run validation.yaml --records validation.jsonl",
+            "loadtest fit RECORDS... -o replica.json --scenario validation.yaml "
+            "--held-out validation.jsonl",
+        ],
+    }

@@ -1,0 +1,252 @@
+"""One simulated engine: continuous batching, chunked prefill, KV memory, caches.
+
+It advances by stretches: one step that prefills, or as many steps that only decode as there are
+until a row ends. A stretch of k decode steps needs no more work than one: its time has a closed
+form, for each step's context is larger by one token for each row. An arrival that there is room
+for cuts the stretch at the end of the step it falls into.
+
+Approximations, against vLLM: KV is reserved for the whole answer when a request is admitted, so
+nothing is preempted; the gaps within a stretch are its mean.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from math import ceil, sqrt
+
+from loadtest.planner.cache import Cache
+from loadtest.planner.fair import FairQueue
+from loadtest.planner.model import Costs, Limits, Work
+from loadtest.planner.requests import Request
+from loadtest.planner.tiles import computed
+
+_KEPT = 4096  # stretches, before old ones are forgotten
+
+
+class Engine:
+    """The state of one replica. `until` is when its stretch ends; infinity if it is idle."""
+
+    def __init__(self, costs: Costs, limits: Limits, number: int) -> None:
+        self.number = number
+        self.costs, self.limits = costs, limits
+        self.until = float("inf")
+        self.version = 0  # of `until`
+        self.ongoing = 0
+        self.waiting: FairQueue[Request] = FairQueue()
+        self.done = Work(steps=0)  # all work so far
+        self.busy = 0.0
+        self.kv_bound = 0  # admissions that had to wait for memory
+        self.seat_bound = 0  # or for a place in the batch
+        self.kv = 0.0
+        self._rows: list[tuple[int, int, Request]] = []  # heap, by the step of the last token
+        self._context = self._cross = 0.0
+        self._prefilling: list[Request] = []
+        self._steps = 0
+        self._began = 0.0
+        self._stretch = 0  # steps in it; 0 of an idle engine
+        self._mixed = Work()
+        self._ends: list[tuple[int, float]] = []  # of stretches: steps so far, µs between tokens
+        self._forgotten = 0
+        self._order = 0
+        self._prefixes, self._pictures = Cache(), Cache()
+
+    @property
+    def full(self) -> bool:
+        """Whether another request would be refused."""
+        return self.ongoing >= self.limits.queue
+
+    def add(self, request: Request, now: float) -> None:
+        """A request has come."""
+        self.ongoing += 1
+        cost = (request.prompt + request.output + self.limits.tile_kv * request.tiles) / (
+            request.weight
+        )
+        self.waiting.push(request.tenant, request, cost)
+        if self._stretch == 0:
+            self.plan(now)
+        elif not self._prefilling and self._fits(self.waiting.peek()):
+            self._cut(now)
+
+    def advance(self) -> list[Request]:
+        """End the stretch at `until`; those that have their last token. Then `plan` the next."""
+        now = self.until
+        count = self._stretch
+        rows = len(self._rows)
+        work = self.done
+        work.steps += count
+        work.rows += count * rows
+        work.context += count * self._context + rows * count * (count - 1) / 2
+        work.cross += count * self._cross
+        self.busy += now - self._began
+        self._steps += count
+        self._context += count * rows
+        if rows:
+            self._ends.append((count, (now - self._began) / count * 1e6))
+        finished = self._finished()
+        if self._prefilling:
+            finished += self._prefilled(now)
+        return finished
+
+    def lose(self) -> list[Request]:
+        """The replica dies; whoever was there is lost."""
+        lost = [request for _, _, request in self._rows] + self._prefilling
+        while self.waiting.count:
+            lost.append(self.waiting.pop())
+        self.until, self.version, self.ongoing = float("inf"), self.version + 1, 0
+        self._rows, self._prefilling, self._stretch = [], [], 0
+        return lost
+
+    def gaps(self, request: Request) -> list[int]:
+        """µs between the tokens of a request that has just finished."""
+        found: list[int] = []
+        for count, gap in self._ends[request.begun - self._forgotten :]:
+            found += [round(gap)] * count
+        return found
+
+    def _finished(self) -> list[Request]:
+        rows, steps, found = self._rows, self._steps, []
+        while rows and rows[0][0] <= steps:
+            request = heappop(rows)[2]
+            self._context -= request.prompt + request.output
+            self._cross -= request.tiles
+            self._leave(request)
+            found.append(request)
+        return found
+
+    def _leave(self, request: Request) -> None:
+        self.kv -= request.kv
+        self.ongoing -= 1
+        if request.talk is not None and not request.tiles and self.limits.prefixes:
+            self._remember((request.talk,), request.prompt + request.output)
+
+    def _prefilled(self, now: float) -> list[Request]:
+        """Chunks have been computed; prompts that are complete have their first token."""
+        mixed, work = self._mixed, self.done
+        work.prefill += mixed.prefill
+        work.attention += mixed.attention
+        work.tiles += mixed.tiles
+        finished, going = [], []
+        for request in self._prefilling:
+            if request.left > 0:
+                going.append(request)
+                continue
+            request.first = now
+            if request.output > 1:
+                self._order += 1
+                last = self._steps + request.output - 1
+                heappush(self._rows, (last, self._order, request))
+                request.begun = self._forgotten + len(self._ends)
+                self._context += request.prompt + 1
+                self._cross += request.tiles
+            else:
+                self._leave(request)
+                finished.append(request)
+        self._prefilling = going
+        return finished
+
+    def plan(self, now: float) -> None:
+        """Decide what the next stretch does."""
+        self.version += 1
+        self._began = now
+        self._admit()
+        if len(self._ends) > _KEPT:
+            self._forget()
+        if self._prefilling:
+            self._stretch = 1
+            self.until = now + self.costs.seconds(self._chunks())
+        elif self._rows:
+            self._stretch = self._rows[0][0] - self._steps
+            self.until = now + self._decoding(self._stretch)
+        else:
+            self._stretch, self.until = 0, float("inf")
+            self._ends.clear()
+            self._forgotten = 0
+
+    def _decoding(self, steps: int) -> float:
+        """Seconds of so many steps that only decode."""
+        rows, costs = len(self._rows), self.costs
+        each = costs.step + costs.row * rows + costs.context * self._context
+        each += costs.cross * self._cross
+        return steps * each + costs.context * rows * steps * (steps - 1) / 2
+
+    def _cut(self, now: float) -> None:
+        """End the stretch with the step that is being done."""
+        first, passed = self._decoding(1), now - self._began
+        growth = self.costs.context * len(self._rows) / 2
+        if growth > 1e-9 * first:
+            b = first - growth
+            steps = (sqrt(b * b + 4 * growth * passed) - b) / (2 * growth)
+        else:
+            steps = passed / first if first > 0 else 1.0
+        steps = max(1, ceil(steps - 1e-9))
+        if steps < self._stretch:
+            self._stretch = steps
+            self.until = self._began + self._decoding(steps)
+            self.version += 1
+
+    def _fits(self, request: Request) -> bool:
+        if len(self._rows) + len(self._prefilling) >= self.limits.seqs:
+            return False
+        return self.kv + self._reserved(request) <= self.limits.kv or self.kv == 0
+
+    def _reserved(self, request: Request) -> float:
+        return request.prompt + request.output + self.limits.tile_kv * request.tiles
+
+    def _admit(self) -> None:
+        waiting = self.waiting
+        while waiting.count:
+            request = waiting.peek()
+            if not self._fits(request):
+                seats = len(self._rows) + len(self._prefilling) >= self.limits.seqs
+                self.seat_bound += seats
+                self.kv_bound += not seats
+                return
+            waiting.pop()
+            request.kv = self._reserved(request)
+            self.kv += request.kv
+            self._look_up(request)
+            self._prefilling.append(request)
+
+    def _look_up(self, request: Request) -> None:
+        """What of it is cached."""
+        limits = self.limits
+        if request.prefix and not request.tiles and limits.prefixes:
+            known = self._prefixes.leading(request.prefix)
+            request.cached = request.shared * known // len(request.prefix)
+            self._remember(request.prefix, request.shared)
+        request.cached = min(request.cached, request.prompt - 1)
+        request.left = request.prompt - request.cached
+        request.encode = computed(request.tiles)
+        if request.picture is not None and limits.images:
+            if self._pictures.leading((request.picture,)):
+                request.encode = 0
+            self._pictures.put(request.picture, 1.0, limits.images)
+
+    def _remember(self, prefix: tuple[object, ...], tokens: float) -> None:
+        room = self.limits.kv - self.kv
+        for key in prefix:
+            self._prefixes.put(key, tokens / len(prefix), room)
+
+    def _chunks(self) -> Work:
+        """The work of a step that prefills: decodes go first, prompts share the rest."""
+        rows = len(self._rows)
+        budget = max(1, self.limits.budget - rows)
+        work = Work(rows, self._context, self._cross)
+        for request in self._prefilling:
+            if budget <= 0:
+                break
+            taken = min(request.left, budget)
+            budget -= taken
+            before = request.prompt - request.left
+            work.prefill += taken
+            work.attention += taken * (before + taken / 2)
+            work.tiles += request.encode
+            request.encode = 0
+            request.left -= taken
+        self._mixed = work
+        return work
+
+    def _forget(self) -> None:
+        oldest = min((r.begun for _, _, r in self._rows), default=self._forgotten + len(self._ends))
+        del self._ends[: oldest - self._forgotten]
+        self._forgotten = oldest

@@ -1,0 +1,310 @@
+"""A fleet in simulated time: the same loads as real runs, and the same records.
+
+Discrete events: a request becomes due, an engine ends a stretch, a replica is ready, fails or is
+updated, the autoscaler looks. Only what happens next is ever computed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from heapq import heappop, heappush
+from itertools import count as counting
+from typing import Any
+
+from loadtest.core import Failure, Record
+from loadtest.planner.engine import Engine
+from loadtest.planner.fair import FairQueue
+from loadtest.planner.fleet import Fleet
+from loadtest.planner.model import Replica, Work
+from loadtest.planner.requests import Load, Request
+from loadtest.planner.scaling import Observed, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The fleet around a replica. `failures` are moments at which one replica dies; another is
+    started at once. `updates` are moments of rolling updates, `surge` replicas at a time.
+    `blind` are spans in which the autoscaler sees no metrics. `gaps`: whether records have them.
+    """
+
+    replicas: int = 1
+    router: str = "two"  # or "least"
+    ongoing: int = 1 << 62
+    policy: Policy | None = None
+    failures: tuple[float, ...] = ()
+    updates: tuple[float, ...] = ()
+    surge: int = 1
+    blind: tuple[tuple[float, float], ...] = ()
+    seed: int = 0
+    gaps: bool = True
+
+
+class _Event(IntEnum):
+    READY = 0
+    STRETCH = 1
+    DUE = 2
+    TICK = 3
+    FAIL = 4
+    UPDATE = 5
+
+
+class Simulation:
+    """One simulated run. After `records` is exhausted: what the fleet did."""
+
+    def __init__(self, replica: Replica, load: Load, setting: Setting) -> None:
+        self.replica, self.setting = replica, setting
+        self.now = 0.0
+        self.engines: list[Engine] = []
+        self.refused = 0
+        self.replica_seconds = 0.0
+        self.sizes: list[tuple[float, int]] = []  # when the fleet's size changed, and to what
+        self._load = load
+        self._fleet = Fleet(self._made, setting.router, setting.ongoing, setting.seed)
+        self._queue: FairQueue[Request] = FairQueue()
+        self._events: list[tuple[float, int, int, Any, int]] = []
+        self._order = counting()
+        self._ids = counting()
+        self._starting = 0
+        self._born: dict[int, float] = {}
+        self._doomed: list[Engine] = []  # to be replaced by the rolling update
+        self._surging = 0  # starting, to replace them
+        self._leaving: set[int] = set()  # replaced, and ending what they have begun
+
+    @property
+    def work(self) -> Work:
+        """All engines' work."""
+        total = Work(steps=0)
+        for engine in self.engines:
+            for name in Work.__struct_fields__:
+                setattr(total, name, getattr(total, name) + getattr(engine.done, name))
+        return total
+
+    @property
+    def busy(self) -> float:
+        """Seconds that engines were at work."""
+        return sum(engine.busy for engine in self.engines)
+
+    @property
+    def bound(self) -> Counter[str]:
+        """How often an admission had to wait, by what for."""
+        return Counter(
+            kv=sum(engine.kv_bound for engine in self.engines),
+            seats=sum(engine.seat_bound for engine in self.engines),
+        )
+
+    def records(self) -> Iterator[Record]:
+        """Run it. Records come as requests end."""
+        for _ in range(self.setting.replicas):
+            self._serve(self._fleet.start())
+        self._foreseen()
+        opening = iter(self._load.opening)
+        following = next(opening, None)
+        while True:
+            if following is not None and (not self._events or following.due <= self._events[0][0]):
+                self.now = following.due
+                yield from self._due(following)
+                following = next(opening, None)
+            elif self._events:
+                self.now, _, kind, what, version = heappop(self._events)
+                yield from self._happens(kind, what, version)
+                if kind == _Event.TICK and not self._going(following):
+                    break
+            else:
+                break
+        for number in list(self._born):
+            self._gone(number)
+
+    def _going(self, following: Request | None) -> bool:
+        """Whether anything is left but the autoscaler's looks."""
+        return following is not None or any(event[2] != _Event.TICK for event in self._events)
+
+    def _foreseen(self) -> None:
+        for at in self.setting.failures:
+            self._plan(at, _Event.FAIL)
+        for at in self.setting.updates:
+            self._plan(at, _Event.UPDATE)
+        if self.setting.policy:
+            self._plan(self.setting.policy.interval, _Event.TICK)
+
+    def _plan(self, at: float, kind: _Event, what: Any = None, version: int = 0) -> None:
+        heappush(self._events, (at, next(self._order), kind, what, version))
+
+    def _happens(self, kind: int, what: Any, version: int) -> Iterator[Record]:
+        if kind == _Event.STRETCH:
+            if what.version == version:
+                yield from self._advance(what)
+        elif kind == _Event.DUE:
+            yield from self._due(what)
+        elif kind == _Event.READY:
+            self._ready(what)
+        elif kind == _Event.TICK:
+            self._look()
+        elif kind == _Event.FAIL:
+            yield from self._fail()
+        else:
+            self._update()
+
+    def _due(self, request: Request) -> Iterator[Record]:
+        """Route it; it waits at the router if nobody may take it."""
+        engine = None if self._queue.count else self._fleet.choose()
+        if engine is None:
+            self._queue.push(request.tenant, request, request.prompt + request.output)
+        elif engine.full:
+            self.refused += 1
+            yield self._refusal(request)
+            self._again(request, self.now)
+        else:
+            self._give(engine, request)
+
+    def _give(self, engine: Engine, request: Request) -> None:
+        version = engine.version
+        engine.add(request, self.now)
+        if self.setting.router == "least":
+            self._fleet.changed(engine)
+        if engine.version != version:
+            self._plan(engine.until, _Event.STRETCH, engine, engine.version)
+
+    def _advance(self, engine: Engine) -> Iterator[Record]:
+        for request in engine.advance():
+            yield self._answer(engine, request)
+            self._again(request, self.now)
+        engine.plan(self.now)
+        if engine.until != float("inf"):
+            self._plan(engine.until, _Event.STRETCH, engine, engine.version)
+        if self._fleet.serves(engine):
+            self._fleet.changed(engine)
+            if self._queue.count:
+                self._drain_queue()
+        elif engine.ongoing == 0:
+            self._gone(engine.number)
+
+    def _drain_queue(self) -> None:
+        while self._queue.count:
+            engine = self._fleet.choose()
+            if engine is None:
+                return
+            self._give(engine, self._queue.pop())
+
+    def _again(self, request: Request, end: float) -> None:
+        found = self._load.again(request, end)
+        if found is not None:
+            self._plan(found.due, _Event.DUE, found)
+
+    def _made(self, number: int) -> Engine:
+        engine = Engine(self.replica.costs, self.replica.limits, number)
+        self.engines.append(engine)
+        self._born[number] = self.now  # a replica that loads its model is paid for as well
+        self.sizes.append((self.now, len(self._born)))
+        return engine
+
+    def _gone(self, number: int) -> None:
+        self.replica_seconds += self.now - self._born.pop(number)
+        self.sizes.append((self.now, len(self._born)))
+        if number in self._leaving:
+            self._leaving.remove(number)
+            self._renew()
+
+    def _serve(self, engine: Engine) -> None:
+        self._fleet.serve(engine)
+        if self._queue.count:
+            self._drain_queue()
+
+    def _start(self) -> None:
+        self._starting += 1
+        self._plan(self.now + self.replica.cold_start, _Event.READY, self._fleet.start())
+
+    def _ready(self, engine: Engine) -> None:
+        self._starting -= 1
+        self._serve(engine)
+        if self._surging:
+            self._surging -= 1
+            old = self._doomed.pop()
+            self._leaving.add(old.number)
+            self._retire(old)
+
+    def _retire(self, engine: Engine) -> None:
+        """It ends what it has begun."""
+        if self._fleet.serves(engine):
+            self._fleet.withdraw(engine)
+            if engine.ongoing == 0:
+                self._gone(engine.number)
+
+    def _fail(self) -> Iterator[Record]:
+        if not self._fleet.serving:
+            return
+        engine = self._fleet.serving[-1]
+        self._fleet.withdraw(engine)
+        for request in engine.lose():
+            yield self._lost(request)
+            self._again(request, self.now)
+        self._gone(engine.number)
+        self._start()
+
+    def _update(self) -> None:
+        self._doomed = list(self._fleet.serving)
+        self._renew()
+
+    def _renew(self) -> None:
+        """Start what the surge allows; a replica that is leaving still has its GPU."""
+        room = self.setting.surge - len(self._leaving)
+        while self._surging < min(room, len(self._doomed)):
+            self._surging += 1
+            self._start()
+
+    def _look(self) -> None:
+        policy = self.setting.policy
+        if policy is None:
+            return
+        serving = self._fleet.serving
+        blind = any(begin <= self.now < end for begin, end in self.setting.blind)
+        ongoing = self._queue.count + sum(engine.ongoing for engine in serving)
+        target = len(serving) + self._starting
+        wanted = policy.desired(Observed(self.now, target, None if blind else ongoing))
+        for _ in range(wanted - target):
+            self._start()
+        for engine in sorted(serving, key=lambda each: each.ongoing)[: max(0, target - wanted)]:
+            self._retire(engine)
+        self._plan(self.now + policy.interval, _Event.TICK)
+
+    def _answer(self, engine: Engine, request: Request) -> Record:
+        later = self.replica.costs.request
+        end = self.now + later
+        stream = request.stream
+        gaps = engine.gaps(request) if stream and request.output > 1 and self.setting.gaps else []
+        return Record(
+            id=next(self._ids),
+            tenant=request.tenant,
+            stream=stream,
+            intended=request.due,
+            sent=request.due,
+            first_byte=request.first + later if stream else end,
+            first_token=request.first + later if stream else end,
+            end=end,
+            gaps=gaps,
+            frames=request.output if stream else 1,
+            status=200,
+            prompt_tokens=request.prompt,
+            output_tokens=request.output,
+            cached_tokens=request.cached,
+        )
+
+    def _refusal(self, request: Request) -> Record:
+        return self._failed(request, "http_429", 429)
+
+    def _lost(self, request: Request) -> Record:
+        return self._failed(request, str(Failure.TRUNCATED), 0)
+
+    def _failed(self, request: Request, error: str, status: int) -> Record:
+        return Record(
+            id=next(self._ids),
+            tenant=request.tenant,
+            stream=request.stream,
+            intended=request.due,
+            sent=request.due,
+            end=self.now,
+            status=status,
+            error=error,
+        )

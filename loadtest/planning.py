@@ -1,0 +1,289 @@
+"""The commands that foretell: fit, simulate, plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+import yaml
+
+from loadtest import console, options
+from loadtest.core import Record, UsageError
+from loadtest.planner import check, logs, model
+from loadtest.planner.fit import NAMES
+from loadtest.planner.fit import fit as fit_runs
+from loadtest.planner.model import Limits, Replica
+from loadtest.planner.profiles import profile
+from loadtest.planner.requests import of_scenario
+from loadtest.planner.scaling import OngoingRequests
+from loadtest.planner.simulate import Setting, Simulation
+from loadtest.planner.tiles import tiles
+from loadtest.records import Writer, read
+from loadtest.scenario import Scenario, size
+
+Tiles = Annotated[
+    list[str] | None,
+    typer.Option(help="TENANT=N: tiles in each of a tenant's requests; or give --scenario"),
+]
+
+
+def fit(
+    files: Annotated[list[Path], typer.Argument(help="Records (.jsonl) of runs, or access logs")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write the model here")],
+    scenario: Annotated[Path | None, typer.Option(help="Whose tenants say what images")] = None,
+    tiles: Tiles = None,
+    tile_pixels: Annotated[int, typer.Option(help="Of the checkpoint", min=1)] = 560,
+    held_out: Annotated[
+        list[Path] | None, typer.Option(help="Records of a run to be predicted, not fitted")
+    ] = None,
+    replicas: Annotated[int, typer.Option(help="Of the held-out run", min=1)] = 1,
+    name: Annotated[str, typer.Option()] = "replica",
+    limits: Annotated[
+        str | None, typer.Option(help="seqs=128,budget=4096,kv=360000: the engine's settings")
+    ] = None,
+    cold_start: Annotated[str, typer.Option(help="Until a new replica serves")] = "180s",
+) -> None:
+    """A model of one replica from the records of runs at a few loads, with its errors."""
+    from loadtest.expressions import seconds
+
+    with console.reported():
+        tiles_of = _tiles(scenario, tiles or [], tile_pixels)
+        found = fit_runs(
+            [_read(file) for file in files],
+            tiles_of,
+            name,
+            _limits(limits, tile_pixels),
+            seconds(cold_start),
+            [file.name for file in files],
+        )
+        print("\n".join(_costs(found)))
+        for file in held_out or []:
+            rows = check.check(found, _read(file), tiles_of, replicas)
+            print("\n".join(_checked(file, rows)))
+            found = msgspec.structs.replace(found, fit={**found.fit, **_errors(file, rows)})
+        console.write_json(out, found)
+
+
+def simulate(
+    file: Annotated[Path, typer.Argument(help="Scenario (YAML)")],
+    replica: Annotated[str, typer.Option("--model", help="A file of `fit`, or a profile's name")],
+    replicas: Annotated[int, typer.Option(min=1)] = 1,
+    most: Annotated[int, typer.Option(help="Autoscale up to so many; 0: do not")] = 0,
+    target: Annotated[float, typer.Option(help="Ongoing requests per replica to aim at")] = 32.0,
+    router: Annotated[str, typer.Option(help="two (the better of two) or least")] = "two",
+    fail: Annotated[list[float] | None, typer.Option(help="A replica dies at this second")] = None,
+    update: Annotated[list[float] | None, typer.Option(help="A rolling update begins")] = None,
+    surge: Annotated[int, typer.Option(help="Replicas updated at a time", min=1)] = 1,
+    rate: Annotated[str | None, typer.Option(help="Instead of the scenario's load")] = None,
+    duration: options.Duration = None,
+    slo: options.Slo = None,
+    seed: options.Seed = None,
+    records: Annotated[Path | None, typer.Option(help="Write a line for each request")] = None,
+    gaps: Annotated[bool, typer.Option("--gaps/--no-gaps", help="Times between tokens")] = True,
+    json: options.Json = None,
+) -> None:
+    """What a fleet would do with a scenario; the records are as of a real run."""
+    with console.reported():
+        if router not in ("two", "least"):
+            raise UsageError(f"--router is two or least, not {router!r}")
+        load = {"rate": rate, "concurrency": None, "trace": None} if rate else {}
+        overrides = {"load": load, "duration": duration, "slo": slo, "seed": seed}
+        scenario = options.scenario(file, overrides)
+        what = found_model(replica)
+        policy = OngoingRequests(target, replicas, most) if most else None
+        setting = Setting(
+            replicas=replicas,
+            router=router,
+            policy=policy,
+            failures=tuple(fail or ()),
+            updates=tuple(update or ()),
+            surge=surge,
+            seed=scenario.seed,
+            gaps=gaps,
+        )
+        simulation = Simulation(what, of_scenario(scenario, what.limits.tile_pixels), setting)
+        summary = _simulated(simulation, scenario, records)
+        if json:
+            console.write_json(json, summary)
+        print("\n".join(_told(summary)))
+    raise typer.Exit(0 if all(each["met"] for each in summary["slo"]) else 1)
+
+
+def plan(
+    file: Annotated[Path, typer.Argument(help="Forecast (YAML): tenants, day, objective, fleet")],
+    replica: Annotated[str, typer.Option("--model", help="A file of `fit`, or a profile's name")],
+    prices: Annotated[Path | None, typer.Option(help="A table of prices of your own")] = None,
+    json: options.Json = None,
+    html: options.Html = None,
+    emit: Annotated[Path | None, typer.Option(help="Write configuration into this folder")] = None,
+) -> None:
+    """Replicas over the day, dollars and configuration for a forecast, with their errors."""
+    from loadtest import report
+    from loadtest.planner import forecast, money, page
+    from loadtest.planner.plan import plan as planned
+
+    with console.reported():
+        found = planned(forecast.read(file), found_model(replica), money.prices(prices))
+        print("\n".join(page.lines(found)))
+        if json:
+            console.write_json(json, found)
+        if html:
+            report.write(html, page.html(found))
+        if emit:
+            _emitted(emit, found["emitted"])
+
+
+def _emitted(folder: Path, parts: dict[str, Any]) -> None:
+    """One file for each reader."""
+    from loadtest import report
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {folder}: {error.strerror}") from error
+    files = {"serve": "serve.yaml", "vllm": "vllm.yaml", "helm": "values.yaml"}
+    for name, file in files.items():
+        report.write(folder / file, yaml.safe_dump(parts[name], sort_keys=False))
+    validation = yaml.safe_dump(parts["validation"]["scenario"], sort_keys=False)
+    then = "".join(f"# {line}\n" for line in parts["validation"]["then"])
+    report.write(folder / "validation.yaml", then + validation)
+
+
+@dataclass
+class _Out:
+    """Where simulated records go beside the figures."""
+
+    writer: Writer | None = None
+
+    def __call__(self, record: Record) -> None:
+        if self.writer:
+            self.writer(record)
+
+
+def found_model(text: str) -> Replica:
+    """A model file, or a profile by its name.
+
+    Raises:
+        UsageError: neither is there.
+    """
+    return model.read(Path(text)) if text.endswith(".json") else profile(text)
+
+
+def _simulated(simulation: Simulation, scenario: Scenario, file: Path | None) -> dict[str, Any]:
+    """Run it; the figures of a real run that a simulation can have."""
+    from contextlib import ExitStack
+
+    from loadtest.instrument import Measured
+    from loadtest.series import Series
+    from loadtest.slo import attained, parse
+    from loadtest.summary import summarize
+
+    objectives = parse(scenario.slo) if scenario.slo else ()
+    series, due, count = Series.over(scenario.duration), 0.0, 0
+    with ExitStack() as stack:
+        out = _Out(stack.enter_context(Writer(file)) if file else None)
+        for record in simulation.records():
+            series.add(record, attained(objectives, record))
+            due, count = max(due, record.intended), count + 1
+            out(record)
+    if not count:
+        raise UsageError("nothing became due in this scenario")
+    window = scenario.duration or due or 1e-3
+    measured = Measured(series=series, open_loop=True, window=window, offered=count, started=count)
+    summary = summarize(measured)
+    met = [
+        {"objective": each.text, "value": each.value(summary), "met": each.met(summary)}
+        for each in objectives
+    ]
+    return {
+        "origin": f"simulated from a {simulation.replica.origin} model",
+        "model": simulation.replica.name,
+        **summary,
+        "slo": met,
+        "replica_hours": round(simulation.replica_seconds / 3600, 4),
+        "busy": round(simulation.busy / max(1e-9, simulation.replica_seconds), 4),
+        "most_replicas": max(size for _, size in simulation.sizes),
+    }
+
+
+def _told(summary: dict[str, Any]) -> list[str]:
+    ttft, tpot = summary["ttft_ms"], summary["tpot_ms"]
+    lines = [
+        f"{summary['origin']} ({summary['model']})",
+        f"{summary['requests']} requests, {summary['errors']} errors, "
+        f"{summary['output_tokens_per_second']:g} output tokens/s",
+        f"TTFT p50 {ttft['p50']} ms, p95 {ttft['p95']} ms; per token p95 {tpot['p95']} ms",
+        f"{summary['replica_hours']:g} replica hours, busy {summary['busy']:.0%}, "
+        f"at most {summary['most_replicas']} replicas",
+    ]
+    return lines + [
+        f"{'met   ' if each['met'] else 'MISSED'}  {each['objective']}" for each in summary["slo"]
+    ]
+
+
+def _read(file: Path) -> Sequence[Record]:
+    return list(read(file)) if file.suffix == ".jsonl" else logs.read(file)
+
+
+def _tiles(scenario: Path | None, given: list[str], tile: int) -> dict[str, int]:
+    """The tiles of each tenant's requests.
+
+    Raises:
+        UsageError: they differ within a tenant, or cannot be read.
+    """
+    found: dict[str, int] = {}
+    for tenant in options.scenario(scenario, {}).tenants if scenario else ():
+        counts = {tiles(size(each), tile) for each in tenant.sizes}
+        if not counts:
+            continue
+        if len(counts) > 1 or not tenant.images.isdigit():
+            raise UsageError(f"requests of {tenant.name!r} differ in tiles: fit runs in which not")
+        found[tenant.name] = int(tenant.images) * counts.pop()
+    for text in given:
+        name, _, count = text.rpartition("=")
+        if not name or not count.isdigit():
+            raise UsageError(f"--tiles is written TENANT=4, not {text!r}")
+        found[name] = int(count)
+    return found
+
+
+def _limits(text: str | None, tile_pixels: int) -> Limits:
+    pairs = [each.partition("=") for each in text.split(",")] if text else []
+    try:
+        given = {name.strip(): float(value) for name, _, value in pairs}
+        return msgspec.convert({**given, "tile_pixels": tile_pixels}, Limits, strict=False)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise UsageError(f"--limits are written seqs=128,budget=4096: {error}") from error
+
+
+def _costs(found: Replica) -> list[str]:
+    lines = [f"{'cost':<12}{'microseconds':>14}   standard error"]
+    for name in NAMES:
+        error = found.errors.get(name)
+        shown = f"{error:.0%}" if error is not None else "at its bound"
+        lines.append(f"{name:<12}{1e6 * getattr(found.costs, name):>14.3f}   {shown}")
+    return lines + [f"{name}: {value:g}" for name, value in found.fit.items()]
+
+
+def _checked(file: Path, rows: list[dict[str, Any]]) -> list[str]:
+    lines = [f"held out: {file.name}"]
+    lines += [
+        f"{row['requests']:<6}{row['quantity']:<20}measured {row['measured_ms']:>10.1f}   "
+        f"predicted {row['predicted_ms']:>10.1f}   {row['error']:+.0%}"
+        for row in rows
+        if row["error"] is not None
+    ]
+    return lines
+
+
+def _errors(file: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """As they are kept in the model: its calibration."""
+    return {
+        f"{file.stem} {row['requests']} {row['quantity']}": row["error"]
+        for row in rows
+        if row["error"] is not None
+    }

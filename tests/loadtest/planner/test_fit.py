@@ -1,0 +1,80 @@
+"""Fitting a model to runs whose truth is known, because the simulator made them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from loadtest.core import Record, UsageError
+from loadtest.planner.fit import fit
+from loadtest.planner.model import Costs, Limits, Replica
+from loadtest.planner.requests import Load, Request
+from loadtest.planner.simulate import Setting, Simulation
+from loadtest.series import Series, total
+from loadtest.summary import quantiles
+
+TRUTH = Replica(
+    "truth",
+    "measured",
+    Costs(step=0.02, row=8e-4, context=1e-6, prefill=1.5e-4, tile=0.05, request=0.01),
+    Limits(seqs=64, budget=2048),
+)
+TILES = {"vision": 4}
+
+
+@dataclass
+class Mix:
+    """A rate, and how much of it has images."""
+
+    rate: float
+    images: float = 0.25
+    seed: int = 1
+
+    def __iter__(self) -> Iterator[Request]:
+        rng, at = random.Random(self.seed), 0.0
+        for _ in range(600):
+            at += rng.expovariate(self.rate)
+            prompt, output = rng.randrange(20, 600), rng.randrange(4, 120)
+            image = rng.random() < self.images
+            tenant = "vision" if image else "chat"
+            yield Request(tenant, at, prompt, output, 4 * image)
+
+
+def run(replica: Replica, mix: Mix) -> list[Record]:
+    return list(Simulation(replica, Load(mix), Setting()).records())
+
+
+def p95(records: list[Record]) -> float:
+    series = Series.over(None)
+    for record in records:
+        series.add(record)
+    return float(quantiles(total(series.timeline()).ttft)["p95"])
+
+
+def fitted(*loads: float) -> Replica:
+    runs = [run(TRUTH, Mix(rate, seed=i)) for i, rate in enumerate(loads)]
+    return fit(runs, TILES, "fitted", TRUTH.limits, 30.0)
+
+
+def test_the_costs_come_back() -> None:
+    found = fitted(1.5, 3.5)
+    for name, tolerance in (("step", 0.1), ("row", 0.2), ("prefill", 0.15), ("tile", 0.1)):
+        expected = getattr(TRUTH.costs, name)
+        assert getattr(found.costs, name) == pytest.approx(expected, rel=tolerance), name
+    assert found.fit["decode_text_median_error"] < 0.03
+    assert found.fit["ttft_image_median_error"] < 0.1
+    assert len(found.draws) > 1
+
+
+@pytest.mark.parametrize("mix", [Mix(2.5, seed=9), Mix(4.0, seed=8), Mix(2.5, 0.5, 7)])
+def test_what_was_not_measured_is_foretold(mix: Mix) -> None:
+    found = fitted(1.5, 3.5)
+    assert p95(run(found, mix)) == pytest.approx(p95(run(TRUTH, mix)), rel=0.1)
+
+
+def test_too_few_requests_are_refused() -> None:
+    with pytest.raises(UsageError, match="too few"):
+        fit([run(TRUTH, Mix(2.0))[:20]], {}, "none", Limits(), 30.0)
