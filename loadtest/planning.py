@@ -14,9 +14,7 @@ import yaml
 from loadtest import console, options
 from loadtest.core import Record, UsageError
 from loadtest.planner import check, logs, model
-from loadtest.planner.fit import NAMES
-from loadtest.planner.fit import fit as fit_runs
-from loadtest.planner.model import Limits, Replica
+from loadtest.planner.model import Costs, Limits, Replica
 from loadtest.planner.profiles import profile
 from loadtest.planner.requests import of_scenario
 from loadtest.planner.scaling import OngoingRequests
@@ -49,6 +47,7 @@ def fit(
 ) -> None:
     """A model of one replica from the records of runs at a few loads, with its errors."""
     from loadtest.expressions import seconds
+    from loadtest.planner.fit import fit as fit_runs  # numpy is slow to import
 
     with console.reported():
         tiles_of = _tiles(scenario, tiles or [], tile_pixels)
@@ -262,7 +261,7 @@ def _limits(text: str | None, tile_pixels: int) -> Limits:
 
 def _costs(found: Replica) -> list[str]:
     lines = [f"{'cost':<12}{'microseconds':>14}   standard error"]
-    for name in NAMES:
+    for name in Costs.__struct_fields__:
         error = found.errors.get(name)
         shown = f"{error:.0%}" if error is not None else "at its bound"
         lines.append(f"{name:<12}{1e6 * getattr(found.costs, name):>14.3f}   {shown}")

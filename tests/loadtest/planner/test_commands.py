@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -24,6 +25,7 @@ from loadtest.workload import Author as Words
 from tests.loadtest.conftest import Command, read_json
 from tests.loadtest.planner.test_fit import TRUTH, Mix, run
 
+CHART = Path(__file__).parents[3] / "helm" / "llama-vision"
 FORECAST = {
     "slo": "ttft p95 < 1s, errors < 1%",
     "tenants": [
@@ -231,6 +233,10 @@ async def test_plan(loadtest: Command, tmp_path: Path) -> None:
     assert values["replicas"]["max"] >= top
     assert all(type(values["replicas"][side]) is int for side in ("min", "max"))
     assert values["model"]["catalog"] == "80gb-bf16"
+    jsonschema.validate(
+        {**yaml.safe_load((CHART / "values.yaml").read_text()), "replicas": values["replicas"]},
+        read_json(CHART / "values.schema.json"),
+    )
     build(yaml.safe_load((tmp_path / "out" / "validation.yaml").read_text()))
     page = (tmp_path / "p.html").read_text()
     assert page.count("<svg") == 2
