@@ -65,11 +65,23 @@ class _Seen:
         index = np.concatenate([np.arange(n) for n in sizes]) if self.count else np.zeros(0)
         decoded = (index > 0).astype(np.float64)  # a first token is no row, but a prefill
         rows = np.stack(
-            [decoded, decoded * (prompt[owner] + index), decoded * self.tiles[owner]], axis=1
+            [
+                decoded,
+                decoded * (prompt[owner] + index),
+                decoded * self.tiles[owner],
+                decoded / self._rows(times),  # of a step, of which there are so many rows
+            ],
+            axis=1,
         )
         order = np.argsort(times, kind="stable")
-        self.times, self.owner = times[order], owner[order]
-        self.sums = np.vstack([np.zeros(3), np.cumsum(rows[order], axis=0)])
+        self.times = times[order]
+        self.sums = np.vstack([np.zeros(4), np.cumsum(rows[order], axis=0)])
+
+    def _rows(self, times: Array) -> Array:
+        """How many requests were being decoded at each of `times`."""
+        begun = np.searchsorted(np.sort(self.first), times, side="left")
+        ended = np.searchsorted(np.sort(self.last), times, side="left")
+        return np.maximum(1.0, (begun - ended).astype(np.float64))
 
 
 def _moments(record: Record) -> Array:
@@ -116,15 +128,15 @@ class Equations:
             self.kind.append((kind, images))
 
 
-def _between(seen: _Seen, begin: float, end: float) -> tuple[Array, int]:
-    """What was done in the steps that ended in (begin, end], and how many they were at least."""
+def _between(seen: _Seen, begin: float, end: float) -> tuple[Array, float]:
+    """What was done in the steps that ended in (begin, end], and how many they were."""
     row = np.zeros(len(NAMES))
     low, high = np.searchsorted(seen.times, (begin, end), side="right")
-    row[_ROWS] = seen.sums[high] - seen.sums[low]
+    *done, steps = seen.sums[high] - seen.sums[low]
+    row[_ROWS] = done
     inside = (seen.first > begin) & (seen.first <= end)
     row[_PREFILLS] = seen.prefills[inside].sum(axis=0)
-    steps = int(np.bincount(seen.owner[low:high]).max()) if high > low else 0
-    return row, steps
+    return row, float(steps)
 
 
 def _waiting(seen: _Seen, i: int) -> tuple[Array, float]:
@@ -132,7 +144,7 @@ def _waiting(seen: _Seen, i: int) -> tuple[Array, float]:
     begin, idle = _boundary(seen, i)
     row, steps = _between(seen, begin, seen.first[i])
     row[_COLUMN["request"]] = idle
-    row[_COLUMN["step"]] = max(1, steps)
+    row[_COLUMN["step"]] = max(1.0, steps)
     return row, float(seen.first[i] - begin)
 
 
