@@ -27,6 +27,7 @@ def lines(plan: Mapping[str, Any]) -> Iterator[str]:
     """The answer first, then what it rests on."""
     yield from _answer(plan["fleet"], plan["cost"], plan["hosted"])
     yield ""
+    yield from (f"WARNING: {warning}" for warning in plan["warnings"])
     yield from _grounds(plan)
     for name, each in plan["cost"]["per_million"].items():
         unit = "tiles" if name == "image" else "tokens"

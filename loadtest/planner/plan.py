@@ -8,7 +8,7 @@ simulated), `simulated`, `assumed`, `predicted` (from a profile nobody has measu
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, exp
 from typing import Any
@@ -28,6 +28,7 @@ from loadtest.scenario import size
 from loadtest.slo import parse
 
 _DRAWS = 8
+_POOR = 0.2  # relative error from which a model is warned of
 _FLEET = 4  # replicas simulated for what a fleet does to one's capacity
 _CHECKED = 8  # most replicas in the simulation of the peak
 _RUNS = {
@@ -95,6 +96,7 @@ def plan(forecast: Forecast, replica: Replica, prices: Prices) -> dict[str, Any]
     span = Size(least, most, known.fleet.kept.ongoing)
     return {
         "model": {"name": replica.name, "origin": replica.origin, "sources": replica.sources},
+        "warnings": list(_warnings(replica)),
         "slo": forecast.slo,
         "capacity": _capacity(known),
         "hours": hours,
@@ -106,6 +108,22 @@ def plan(forecast: Forecast, replica: Replica, prices: Prices) -> dict[str, Any]
         "measure_next": _RUNS[rows[0]["cost"]] if rows else None,
         "emitted": configuration(span, replica, forecast, known.alone.rate),
     }
+
+
+def _warnings(replica: Replica) -> Iterator[str]:
+    """Why the model may be no good."""
+    if replica.origin == "predicted":
+        yield "the model is a prediction: measure a replica and fit it before you buy"
+        return
+    own = {name: error for name, error in replica.fit.items() if name.endswith("_median_error")}
+    poor = [name for name, error in own.items() if error > _POOR]
+    if poor:
+        yield f"the model explains the very runs it was fitted to badly: {', '.join(poor)}"
+    held = [abs(error) for name, error in replica.fit.items() if " all " in name]
+    if not held:
+        yield "the model was held against no run it had not seen"
+    elif max(held) > _POOR:
+        yield f"the model was off by up to {max(held):.0%} on runs it had not seen"
 
 
 def _known(forecast: Forecast, replica: Replica) -> _Known:

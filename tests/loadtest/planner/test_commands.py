@@ -222,6 +222,7 @@ async def test_plan(loadtest: Command, tmp_path: Path) -> None:
     assert top == max(hour["replicas"]["value"] for hour in plan["hours"])
     assert (top - 1) * rate["value"] >= 40 * 1.25  # both tenants at noon, with the burst
     assert plan["check"]["at_peak"]["met"]
+    assert "WARNING: the model is a prediction" in done.out
     assert plan["cost"]["peak_hour"]["value"] == pytest.approx(2.5 * top)
     assert sum(each["month"]["value"] for each in plan["tenants"]) == pytest.approx(
         plan["cost"]["month_following_the_day"]["value"], rel=1e-3
