@@ -5,6 +5,7 @@ import json
 import threading
 from dataclasses import replace
 from io import BytesIO
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -49,7 +50,9 @@ def picture(colour: str = "red", size: tuple[int, int] = (90, 60)) -> Image:
 def asking(*content: str | Image, stream: bool = False, json_format=None, **sampling):
     sampling = {"max_tokens": 8, "temperature": 0.0, **sampling}
     prompt = (Message("user", content or ("Hello",)),)
-    return Generation("id", "m", prompt, Sampling(**sampling), json=json_format, stream=stream)
+    return Generation(
+        str(uuid4()), "m", prompt, Sampling(**sampling), json=json_format, stream=stream
+    )
 
 
 def endless(stream: bool) -> Generation:

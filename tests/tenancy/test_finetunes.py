@@ -36,7 +36,7 @@ def model(**engine: Any) -> Model:
 async def service(tenants: Tenants, settings: Settings) -> AsyncIterator[Service]:
     folder = settings.state_dir / "adapters"
     kept = Finetunes(tenants.tenancy.database, Catalog(model()), folder)
-    async with serving(tenants, model(), adapters=kept) as made:
+    async with serving(tenants, model=model(), adapters=kept) as made:
         yield made
 
 
@@ -174,7 +174,7 @@ async def test_an_unknown_or_unfinished_adapter_is_refused_by_the_codes(service:
 async def test_a_model_without_adapters_refuses_them(tenants: Tenants, settings: Settings) -> None:
     plain = model(enable_lora=False)
     kept = Finetunes(tenants.tenancy.database, Catalog(plain), settings.state_dir / "adapters")
-    async with serving(tenants, plain, adapters=kept) as made:
+    async with serving(tenants, model=plain, adapters=kept) as made:
         response = await made.run(lora="mine")
         assert (response.status_code, response.json()["errors"][0]["code"]) == (405, 5005)
         with pytest.raises(APIStatusError) as error:
