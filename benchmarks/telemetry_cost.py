@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from benchmarks import report
+from benchmarks.gateway import ask
 from benchmarks.rounds import Spread, orders, ratios
 from serving.catalog import Catalog, Model
 from serving.core import Receipt, Usage
@@ -113,31 +113,8 @@ async def _cost(gateway: Gateway, kind: str, requests: int) -> float:
     gc.collect()
     began = time.process_time()
     for _ in range(requests // 8):
-        await asyncio.gather(*(_ask(gateway, body) for _ in range(8)))
+        await asyncio.gather(*(ask(gateway, ACCOUNT, TOKEN, MODEL, body) for _ in range(8)))
     return (time.process_time() - began) / (requests // 8 * 8) * 1e6
-
-
-async def _ask(gateway: Gateway, body: bytes) -> None:
-    sent, gone = [{"type": "http.request", "body": body}], asyncio.Event()
-
-    async def receive() -> dict[str, Any]:
-        if sent:
-            return sent.pop()
-        await gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        if message["type"] == "http.response.start" and message["status"] != 200:
-            raise RuntimeError(message)
-
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": f"/client/v4/accounts/{ACCOUNT}/ai/run/{MODEL}",
-        "query_string": b"",
-        "headers": [(b"authorization", b"Bearer " + TOKEN.encode())],
-    }
-    await gateway(scope, receive, send)
 
 
 def _scrape(shelf: Shelf) -> tuple[Spread, int]:

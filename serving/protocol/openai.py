@@ -106,6 +106,20 @@ def described(error: errors.ServingError, request_id: str) -> dict[str, Any]:
     return body
 
 
+def ending(
+    head: dict[str, Any], last: dict[str, Any], used: dict[str, Any], apart: bool | None
+) -> bytes:
+    """The `last` chunk of a stream, the usage and `[DONE]`.
+
+    `apart` is `include_usage`: with it the usage has a chunk of its own, refused there is none, and
+    where nothing was said it is in the last chunk, as Workers AI sends it.
+    """
+    if apart is None:
+        return sse.event({**last, "usage": used}) + sse.DONE
+    counted = sse.event({**head, "choices": [], "usage": used}) if apart else b""
+    return sse.event(last) + counted + sse.DONE
+
+
 def call_id(request_id: str, index: int) -> str:
     """An id for a call: letters and digits of the request's, which is unique, and its place."""
     return f"chatcmpl-tool-{request_id.replace('-', '')[:28]}{index:04x}"

@@ -165,10 +165,7 @@ class Writer:
         assert delta.finish is not None
         last = self._chunk({"content": ""}, FINISH[delta.finish])
         used = native.usage(delta.usage or Usage())
-        if self._usage is None:
-            return opening + sse.event({**last, "usage": used}) + sse.DONE
-        counted = sse.event({**self._head, "choices": [], "usage": used}) if self._usage else b""
-        return opening + sse.event(last) + counted + sse.DONE
+        return opening + openai.ending(self._head, last, used, self._usage)
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

@@ -95,10 +95,7 @@ class Writer:
             return frames
         last = self._chunk("", FINISH[delta.finish])
         used = native.usage(delta.usage or Usage())
-        if self._usage is None:
-            return frames + sse.event({**last, "usage": used}) + sse.DONE
-        counted = sse.event({**self._head, "choices": [], "usage": used}) if self._usage else b""
-        return frames + sse.event(last) + counted + sse.DONE
+        return frames + openai.ending(self._head, last, used, self._usage)
 
     def broken(self, error: ServingError) -> bytes:
         """See `dialect.Writer`."""
