@@ -18,6 +18,7 @@ from contextlib import suppress
 from serving.batch import steps
 from serving.batch.steps import Bounds
 from serving.catalog import Catalog
+from serving.core import Receipt
 from serving.engine import Engine
 from serving.errors import EngineFailed, ServingError
 from serving.gateway.errors import declared
@@ -197,7 +198,7 @@ class Worker:
         while True:
             try:
                 if await asyncio.to_thread(self._keep, item, success, output, counted):
-                    self._observe(draft)
+                    self._observe(receipt)
                 return
             except Down:
                 await asyncio.sleep(_PERIOD)
@@ -206,8 +207,7 @@ class Worker:
         with self._database.begin() as connection:
             return batches.end(connection, item, success, output, counted, now())
 
-    def _observe(self, draft: Draft) -> None:
-        receipt = draft.receipt()
+    def _observe(self, receipt: Receipt) -> None:
         for observer in self._observers:
             try:
                 observer(receipt)
