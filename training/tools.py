@@ -22,37 +22,15 @@ NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Ida
          "Leo", "Maria", "Noah", "Olga", "Paul", "Rosa", "Sam", "Tina", "Victor")  # fmt: skip
 TEXTS = ("see you soon", "dinner is ready", "call me back", "I am late", "happy birthday",
          "the meeting is at noon", "thank you", "good luck", "bring some milk")  # fmt: skip
+_WORDS = tuple(word.lower() for phrase in (*CITIES, *SUBJECTS, *NAMES) for word in phrase.split())
 _NAME_PARTS = (
     "get", "fetch", "find", "make", "run", "use", "call", "check", "show", "data", "info", "now",
     "today", "report", "service", "local", "quick", "my", "city", "value", "lookup", "api",
 )  # fmt: skip
 _SYLLABLES = (
-    "ba",
-    "co",
-    "da",
-    "fe",
-    "gi",
-    "ho",
-    "ju",
-    "ka",
-    "lo",
-    "mi",
-    "na",
-    "po",
-    "ra",
-    "se",
-    "ti",
-    "vu",
-    "wen",
-    "xa",
-    "yor",
-    "zed",
-    "lin",
-    "mar",
-    "ton",
-    "burg",
-    "ville",
-)
+    "ba", "co", "da", "fe", "gi", "ho", "ju", "ka", "lo", "mi", "na", "po", "ra", "se", "ti", "vu",
+    "wen", "xa", "yor", "zed", "lin", "mar", "ton", "burg", "ville",
+)  # fmt: skip
 
 
 def _pick(rng: np.random.Generator, options):
@@ -64,8 +42,12 @@ _VOWELS, _CONSONANTS = "aeiouy", "bcdfghjklmnpqrstvwxz"
 
 def invented(rng: np.random.Generator) -> str:
     """A made-up word, so that values are copied from the request rather than remembered."""
-    if rng.random() < 0.4:
+    style = rng.random()
+    if style < 0.3:
         return "".join(_pick(rng, _SYLLABLES) for _ in range(int(rng.integers(2, 4))))
+    if style < 0.55:  # the head of one known word and the tail of another
+        head, tail = (_pick(rng, _WORDS) for _ in range(2))
+        return head[: int(rng.integers(2, 5))] + tail[-int(rng.integers(2, 5)) :]
     odds = rng.choice([0.3, 0.45, 0.6])
     letters = (
         _pick(rng, _VOWELS if rng.random() < odds else _CONSONANTS)
@@ -270,37 +252,46 @@ def _spoken(turn: tuple[str, str]) -> list[dict]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
+def _turn(rng: np.random.Generator, index: int, function: dict) -> tuple[list[dict], dict]:
+    """A request for a declared tool, as a message, and the call it asks for."""
+    request, values = _request(rng, index)
+    if rng.random() < 0.1:
+        numbers = all(isinstance(value, int) for value in values)
+        request = request.rstrip(".?!").lower() if numbers else f"Please answer: {request}"
+    keys = function["parameters"]["properties"]
+    call = {"name": function["name"], "arguments": dict(zip(keys, values, strict=True))}
+    return [{"role": "user", "content": request}], call
+
+
 def conversation(rng: np.random.Generator) -> tuple[list[dict], list[dict]]:
-    """(messages, tools): a declared tool is called when asked for, and only then."""
+    """(messages, tools): a declared tool is called when asked for, and only then.
+
+    Requests that fit no declared tool stand beside requests that fit one, under the same
+    declarations, so that the request and not the setting decides.
+    """
     number = int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
     odds = np.array([4.0 if i == 0 else 1.0 for i in range(len(_TOOLS))])  # weather most of all
     odds /= odds.sum()
     indices = [int(i) for i in rng.choice(len(_TOOLS), number, replace=False, p=odds)]
     declared = [_declare(rng, index) for index in indices]
+    told = all("description" in tool["function"] for tool in declared)
     messages: list[dict] = []
     roll = rng.random()
-    if roll < 0.04:
-        return _spoken(unanswerable(rng, tuple(indices))), declared
-    if roll < 0.3:
+    if roll < 0.25:
         messages += _spoken(topics.small_talk(rng))
-        if roll < 0.2:
+        if roll < 0.14:
             return messages, declared
-    chosen = int(rng.integers(len(indices)))
-    function = declared[chosen]["function"]
-    request, values = _request(rng, indices[chosen])
-    if rng.random() < 0.1:
-        request = (
-            request.rstrip(".?!").lower()
-            if all(isinstance(v, int) for v in values)
-            else (f"Please answer: {request}")
-        )
-    keys = function["parameters"]["properties"]
-    call = {"name": function["name"], "arguments": dict(zip(keys, values, strict=True))}
-    messages.append({"role": "user", "content": request})
-    if rng.random() < 0.5:
+    for _ in range(int(rng.choice([1, 2, 3], p=[0.55, 0.35, 0.1]))):
+        if told and rng.random() < 0.2:
+            messages += _spoken(unanswerable(rng, tuple(indices)))
+            continue
+        chosen = int(rng.integers(len(indices)))
+        asked, call = _turn(rng, indices[chosen], declared[chosen]["function"])
+        messages += asked
+        if rng.random() < 0.4:
+            spoken = {"role": "assistant", "tool_calls": [{"type": "function", "function": call}]}
+            return [*messages, spoken], declared
         messages += _follow_up(rng, indices[chosen], call)
-        if rng.random() < 0.3:
-            messages += _spoken(topics.small_talk(rng))
-        return messages, declared
-    messages.append({"role": "assistant", "tool_calls": [{"type": "function", "function": call}]})
+    if rng.random() < 0.2:
+        messages += _spoken(topics.small_talk(rng))
     return messages, declared
