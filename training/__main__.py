@@ -18,7 +18,7 @@ def _arguments() -> argparse.Namespace:
 
     train = commands.add_parser("train", help="train, or go on with a run that was stopped")
     train.add_argument("--out", type=Path, default=RUNS / "main")
-    train.add_argument("--minutes", type=float, default=80)
+    train.add_argument("--steps", type=int, default=3600)
     train.add_argument("--pictures", type=int, default=24, help="to a step")
     train.add_argument("--talks", type=int, default=24, help="text conversations to a step")
     train.add_argument("--rate", type=float, default=1.5e-3, help="the highest learning rate")
@@ -49,7 +49,7 @@ def main() -> None:
         tokenizer.save(tokenizer.train(), arguments.out)
     elif arguments.command == "train":
         plan = train.Plan(
-            minutes=arguments.minutes,
+            steps=arguments.steps,
             pictures=arguments.pictures,
             talks=arguments.talks,
             rate=arguments.rate,

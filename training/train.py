@@ -1,8 +1,8 @@
-"""The training loop: fp32 master weights, bf16 arithmetic, a schedule over wall-clock time.
+"""The training loop: fp32 master weights, bf16 arithmetic, a schedule over steps.
 
 The vision tower first learns what each patch shows (`Patches`, dropped from the checkpoint), from
-pictures of a single tile, while the language model learns to talk; after `ALONE` of the time the
-two are joined on whole pictures and questions about them.
+pictures of a single tile, while the language model learns to talk; after `ALONE` of the steps
+the two are joined on whole pictures and questions about them.
 """
 
 import math
@@ -20,15 +20,15 @@ from training import batches, checkpoint, model, tokenizer
 from training.batches import IGNORED, Batch, Pictures, Text
 from training.pictures import CELLS, COLOUR_NAMES, SHAPES
 
-ALONE = 0.25  # share of the time before pictures meet questions
+ALONE = 0.25  # share of the steps before pictures meet questions
 TOGETHER = 0.2  # weight of the patch loss once questions are asked
 WARM_UP = 200  # steps
-DECAY_FROM = 0.65  # share of the time at full learning rate
+DECAY_FROM = 0.65  # share of the steps at full learning rate
 
 
 @dataclass(frozen=True)
 class Plan:
-    minutes: float = 80.0
+    steps: int = 3600
     pictures: int = 24  # canvases to a step
     talks: int = 24  # text-only conversations to a step
     rate: float = 1.5e-3
@@ -37,14 +37,13 @@ class Plan:
     threads: int = 2
     workers: int = 1
     compile: bool = True
-    steps: int | None = None  # an end before the time is up
     save_every: float = 180.0  # seconds
     print_every: int = 25  # steps
 
 
 # Half a minute on one core, without the wait for a compiler: enough to see the loss fall.
 SMOKE = {
-    "minutes": 10, "pictures": 4, "talks": 4, "steps": 32, "compile": False, "workers": 0,
+    "steps": 32, "pictures": 4, "talks": 4, "compile": False, "workers": 0,
     "print_every": 8, "rate": 4e-3, "threads": 1,
 }  # fmt: skip
 
@@ -144,7 +143,7 @@ class Trainer:
             betas=(0.9, 0.97),
             fused=True,
         )
-        self.steps_done, self.seconds_done = 0, 0.0
+        self.steps_done = 0
         self.see, self.read = self.model.see, self.model.read
         if plan.compile:
             self.see = torch.compile(self.see, dynamic=False)
@@ -154,9 +153,7 @@ class Trainer:
         return [*self.model.parameters(), *self.patches.parameters()]
 
     def progress(self) -> float:
-        by_time = self.seconds_done / (60 * self.plan.minutes)
-        by_steps = self.steps_done / self.plan.steps if self.plan.steps else 0.0
-        return min(1.0, max(by_time, by_steps))
+        return self.steps_done / self.plan.steps
 
     def rate(self) -> float:
         """Warm up, hold, then fall along a cosine to a hundredth."""
@@ -227,7 +224,6 @@ class Trainer:
             "masters": self.masters,
             "optimiser": self.optimiser.state_dict(),
             "steps": self.steps_done,
-            "seconds": self.seconds_done,
         }
         torch.save(state, folder / "state.partial")
         (folder / "state.partial").replace(folder / "state.pt")
@@ -239,18 +235,18 @@ class Trainer:
             master.copy_(saved)
         torch._foreach_copy_(self._parameters(), self.masters)
         self.optimiser.load_state_dict(state["optimiser"])
-        self.steps_done, self.seconds_done = state["steps"], state["seconds"]
+        self.steps_done = state["steps"]
 
 
 def _report(trainer: Trainer, tally: Tally, seconds: float) -> None:
     shares = "  ".join(f"{k} {r / max(1, n):.3f}" for k, (r, n) in sorted(tally.answers.items()))
-    left = (1 - trainer.progress()) * trainer.plan.minutes
+    left = (trainer.plan.steps - trainer.steps_done) * seconds / tally.steps / 60
     print(
-        f"step {trainer.steps_done}  loss {tally.loss / tally.steps:.3f}"
+        f"step {trainer.steps_done} of {trainer.plan.steps}  loss {tally.loss / tally.steps:.3f}"
         f"  patches {tally.patches / tally.steps:.3f}"
         f"  right: shapes {tally.shapes / tally.steps:.3f}  {shares}"
         f"  {tally.steps * trainer.plan.pictures / seconds:.0f} pictures/s"
-        f"  {left:.1f} min left",
+        f"  {left:.0f} min left",
         flush=True,
     )
 
@@ -282,12 +278,10 @@ def _train(
 ) -> Iterator[float]:
     """Go on to that share of the plan; yields the printed language losses."""
     plan, tally = trainer.plan, Tally()
-    printed = saved = last = time.monotonic()
+    printed = saved = time.monotonic()
     while trainer.progress() < until:
         trainer.step(next(source), tally)
         now = time.monotonic()
-        trainer.seconds_done += now - last
-        last = now
         if trainer.steps_done % plan.print_every == 0:
             _report(trainer, tally, now - printed)
             yield tally.loss / tally.steps

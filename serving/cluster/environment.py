@@ -47,6 +47,9 @@ def _variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs its workers at nice 15: the replica would yield to its own engine.
         "RAY_worker_niceness": "0",
+        # What Ray does ten times a second whether anything happens or not, twice.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        "RAY_raylet_report_resources_period_milliseconds": "500",
         # Ray gives up on its raylet after 30 s, which a busy machine exceeds.
         "RAY_raylet_start_wait_time_s": "120",
         # The engine core runs the model itself instead of starting yet another process for it.

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 
@@ -71,6 +72,9 @@ class Replica:
     async def __serve_build_asgi_app__(self) -> Gateway:
         """The app Serve mounts on this replica's own port; here is the event loop of the engine."""
         self._worker.start()
+        # What is loaded by now stays: the garbage collector need not walk it while tokens wait.
+        gc.collect()
+        gc.freeze()
         return self._gateway
 
     async def check_health(self) -> None:
