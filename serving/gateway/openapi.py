@@ -87,6 +87,7 @@ _SUMMARIES = {
     "ai/models/search": "The catalogue",
     "ai/models/schema": "What a model takes and gives",
     "ai/tasks/search": "What models are for",
+    "ai/authors/search": "Who models are by",
     "tokens/verify": "Whether the token is good",
     "user/tokens/verify": "Whether the token is good",
 }

@@ -92,6 +92,7 @@ ROUTES: Mapping[str, Mapping[str, Target]] = {
     "ai/models/search": _shows("ai/models/search", pages.search),
     "ai/models/schema": _shows("ai/models/schema", pages.model_schema),
     "ai/tasks/search": _shows("ai/tasks/search", pages.tasks),
+    "ai/authors/search": _shows("ai/authors/search", pages.authors),
     "tokens/verify": _shows("tokens/verify", pages.token),
 }
 USER_ROUTES = {"tokens/verify": _shows("user/tokens/verify", pages.token)}

@@ -24,6 +24,7 @@ CHECKPOINT = next(iter(Catalog.read(DEFAULT).models.values())).checkpoint
 TARGETS = targets.read(CHECKPOINT)
 # For what does not depend on the database.
 on_sqlite = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+HI = [{"role": "user", "content": "hi"}]
 WEIGHTS = file(arrays(TARGETS, ["layers.0.self_attn.q_proj", "layers.1.mlp.down_proj"]))
 
 
@@ -103,20 +104,29 @@ async def test_an_adapter_is_made_uploaded_listed_and_used_by_name_and_id(
 
 
 @on_sqlite
-async def test_the_openai_routes_take_adapters_too(service: Service) -> None:
+@pytest.mark.parametrize(
+    ("route", "body", "says"),
+    [
+        ("chat/completions", {"messages": HI}, "model_not_found"),
+        ("completions", {"prompt": "hi"}, "model_not_found"),
+        ("responses", {"input": "hi"}, "model_not_found"),
+        ("messages", {"messages": HI}, None),
+    ],
+)
+async def test_the_other_dialects_take_adapters_too(
+    service: Service, route: str, body: dict[str, Any], says: str | None
+) -> None:
     made = await make(service)
     await complete(service, made.id)
     async with service.client() as http:
-        for route, body in (
-            ("chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
-            ("completions", {"prompt": "hi"}),
-        ):
-            url = f"/client/v4/accounts/{ACCOUNT}/ai/v1/{route}"
-            response = await http.post(url, json={"model": MODEL, "lora": "mine", **body})
-            assert response.status_code == 200
-            assert service.engine.generations[-1].adapter.id == made.id
-            response = await http.post(url, json={"model": MODEL, "lora": "theirs", **body})
-            assert response.json()["error"]["code"] == "model_not_found"
+        url = f"/client/v4/accounts/{ACCOUNT}/ai/v1/{route}"
+        response = await http.post(url, json={"model": MODEL, "lora": "mine", **body})
+        assert response.status_code == 200
+        assert service.engine.generations[-1].adapter.id == made.id
+        response = await http.post(url, json={"model": MODEL, "lora": "theirs", **body})
+        assert (response.status_code, response.json()["errors"][0]["code"]) == (400, 5007)
+        assert response.json()["error"].get("code") == says
+    assert len(service.engine.generations) == 1
 
 
 async def test_nobody_else_sees_or_uses_an_adapter(service: Service) -> None:
