@@ -14,7 +14,7 @@ from serving.catalog import Catalog
 from serving.core import Caller, Receipt
 from serving.engine import Engine
 from serving.errors import ServingError, UnknownPath
-from serving.gateway import body, finetunes, openapi, routes, stream
+from serving.gateway import aig, body, finetunes, openapi, routes, stream
 from serving.gateway.agreement import Agreements
 from serving.gateway.asgi import App, Receive, Scope, Send
 from serving.gateway.auth import Authenticator, bearer, token_id
@@ -123,6 +123,8 @@ class Gateway:
         """The cheap checks before the body is read, the body before the engine is asked."""
         target = routes.match(scope)
         draft.route, draft.account, draft.failure = target.route, target.account, target.failure
+        if target.gateway:
+            draft.headers += aig.answered(draft.id)
         token = bearer(scope["headers"])
         caller = await self._authenticator.check(token, target.account)
         draft.account, draft.token = caller.account, caller.token
@@ -165,7 +167,9 @@ class Gateway:
         generation = await finetunes.adapted(self._adapters, caller, generation)
         draft.adapter = generation.adapter.id if generation.adapter else ""
         answer = stream.answer_stream if generation.stream else stream.answer_plain
-        engine = Tenant(self._engine, self._admission, self._begin, caller, draft)
+        engine: Engine = Tenant(self._engine, self._admission, self._begin, caller, draft)
+        if target.gateway:
+            engine = aig.hurried(engine, scope["headers"])
         await answer(engine, generation, writer, receive, send, draft)
 
     def _visit(self, target: Target, scope: Scope, token: bytes) -> Visit:

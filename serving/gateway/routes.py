@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, unquote
 
 from serving.errors import MethodRefused, UnknownObject, UnknownPath
-from serving.gateway import finetunes
+from serving.gateway import aig, finetunes
 from serving.gateway.asgi import Scope
 from serving.protocol import (
     anthropic,
@@ -48,7 +48,7 @@ class Target:
 
     `action` is the dialect that a generation is asked for in, or a page to read, or what to do with
     adapters; `model` is what the path goes on with, a model or an adapter. With `queued`
-    it is to run later, if there is a queue.
+    it is to run later, if there is a queue; `gateway` tells that it comes through AI Gateway.
     """
 
     route: str
@@ -57,6 +57,7 @@ class Target:
     account: str = ""
     model: str = ""
     queued: bool = False
+    gateway: bool = False
 
 
 def _asks(route: str, dialect: Dialect) -> dict[str, Target]:
@@ -122,7 +123,8 @@ def match(scope: Scope) -> Target:
     if target.route == _PROXY:
         model = _bound_model(target, scope, path)
     queued = target.route == RUN and _is_queued(scope)
-    return replace(target, account=account.lower(), model=model, queued=queued)
+    gateway = path.startswith("/v1/") or any(name == aig.NAMED for name, _ in scope["headers"])
+    return replace(target, account=account.lower(), model=model, queued=queued, gateway=gateway)
 
 
 def _split(path: str) -> tuple[str, str]:

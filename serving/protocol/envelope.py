@@ -64,6 +64,8 @@ _PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.RateLimited: Problem(429, 3021, "AiError"),
     errors.QuotaSpent: Problem(429, 3036, "AiError"),
     errors.StoreDown: Problem(503, 3050, "AiError"),
+    # AI Gateway's; the status is not published.
+    errors.TimedOut: Problem(408, 2014),
     # The status is not published. 400, since clients retry 5xx and another try rarely helps.
     errors.JsonNotMet: Problem(400, 5024, "AiError"),
     errors.ServingError: Problem(500, 3043, "AiError", "Internal server error"),
