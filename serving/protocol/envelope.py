@@ -83,6 +83,15 @@ def success(result: Any, **extra: Any) -> bytes:
     return _encode({"result": result, **rest})
 
 
+class _Wrapped(msgspec.Struct):
+    result: msgspec.Raw
+
+
+def unwrapped(body: bytes) -> bytes:
+    """The result in the body of a 200."""
+    return bytes(msgspec.json.decode(body, type=_Wrapped).result)
+
+
 def bare(result: Any) -> bytes:
     """The body of a 200 where the API answers without the envelope."""
     return _encode(result)

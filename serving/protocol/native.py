@@ -77,10 +77,15 @@ def parse_named(body: bytes, ask: Ask) -> tuple[Generation, Writer]:
 def parse_bound(body: bytes, ask: Ask) -> tuple[Generation, Writer]:
     """`{"inputs": {...}, "options": {...}}`, as a Workers binding sends. Raises what `parse` does.
 
-    The model's name comes in a header.
+    The model's name comes in a header. If one of the inputs is a stream of bytes, it is the body,
+    and the others come with the address: here only a picture can be.
     """
     if not ask.model:
         raise MissingBody("cf-consn-model-id")
+    if ask.inputs:
+        if not isinstance(fields := payload.decode(ask.inputs), dict):
+            raise InvalidInput("Type mismatch of '/userInputs', 'object' expected")
+        return _parse_fields({**fields, "image": body}, ask, envelope.bare)
     match payload.decode(body):
         case {"inputs": fields}:
             return _parse_fields(fields, ask, envelope.bare)

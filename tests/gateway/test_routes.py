@@ -2,13 +2,15 @@
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from serving.core import Outcome
+from serving.core import Image, Message, Outcome
 from serving.engine.fake import FakeEngine
 from serving.gateway import pulse
 from serving.tenancy import prices
+from tests.contract.requests import PNG
 from tests.gateway.conftest import ACCOUNT, MODEL, PATH, TOKEN, Service, listening
 from tests.gateway.test_errors import error_of
 
@@ -48,6 +50,29 @@ async def test_a_workers_binding_that_says_too_little(service: Service) -> None:
     assert error_of(await service.post(HELLO, PROXY, headers=BOUND))[:2] == (400, 5006)
     unknown = {**BOUND, "cf-consn-model-id": "@cf/x"}
     assert error_of(await service.post({"inputs": HELLO}, PROXY, headers=unknown))[1] == 5007
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_workers_binding_sends_a_stream_of_bytes_as_the_body(
+    service: Service, stream: bool
+) -> None:
+    """Here that can only be the picture; the other inputs are in the address it was sent to."""
+    inputs = quote(json.dumps({"prompt": "What colour?", "stream": stream}))
+    forwarded = f"https://workers-binding.ai/run?version=3&userInputs={inputs}"
+    headers = {**BOUND, "x-forwarded": forwarded, "content-type": "application/octet-stream"}
+    async with service.client() as client:
+        response = await client.post(PROXY, content=PNG, headers=headers)
+        assert response.status_code == 200
+        seen = Message("user", (Image(PNG), "What colour?"))
+        assert service.engine.generations[0].prompt == (seen,)
+        assert "colour?" in response.text
+        assert stream == response.text.startswith("data: ")
+        empty = await client.post(PROXY, content=b"", headers=headers)
+        assert error_of(empty)[:2] == (400, 8006)
+        for bad in ("[]", "{", '{"prompt": 1}'):
+            headers["x-forwarded"] = f"https://workers-binding.ai/run?userInputs={quote(bad)}"
+            found = await client.post(PROXY, content=PNG, headers=headers)
+            assert error_of(found)[:2] == (400, 5006)
 
 
 async def test_a_workers_binding_lists_the_models(service: Service) -> None:

@@ -160,6 +160,28 @@ async def test_the_model_may_be_named_in_the_body(tenants: Tenants) -> None:
         assert found["responses"][0]["result"]["response"] == "named"
 
 
+async def test_a_workers_binding_queues_and_polls(tenants: Tenants) -> None:
+    """Its answers have no envelope, and the option is in the body."""
+    bound = {"cf-consn-model-id": MODEL, "x-forwarded": "https://workers-binding.ai/run?version=3"}
+    url = f"/client/v4/accounts/{ACCOUNT}/ai/run/proxy"
+    async with replica(tenants) as made, made.service.client() as client:
+
+        async def ask(inputs: Any, **headers: str) -> httpx.Response:
+            body = {"inputs": inputs, "options": {"queueRequest": True}}
+            return await client.post(url, json=body, headers=headers or bound)
+
+        queued = (await ask({"requests": [{"prompt": "bound"}]})).json()
+        assert (queued["status"], queued["model"]) == ("queued", MODEL)
+        ended = await made.result(queued["request_id"])
+        assert ended["responses"][0]["result"]["response"] == "bound"
+        assert (await ask({"request_id": queued["request_id"]})).json() == ended
+        assert (await ask({"requests": []})).json()["errors"][0]["code"] == 5006
+        nameless = await ask({"prompt": "x"}, **{"x-forwarded": bound["x-forwarded"]})
+        assert nameless.json()["errors"][0]["code"] == 3003
+        at_once = {"inputs": {"prompt": "now"}, "options": {}}
+        assert (await client.post(url, json=at_once, headers=bound)).json()["response"] == "now"
+
+
 async def test_the_status_says_queued_then_running(tenants: Tenants) -> None:
     async with replica(tenants, starts=False) as made:
         id_ = await made.submit({"prompt": "a"})
