@@ -145,10 +145,20 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class CallPart:
+    """More of a call that is being written: its name, then its arguments, which are JSON text."""
+
+    name: str = ""
+    arguments: str = field(default="", repr=False)
+    ends: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What the engine produced since the last one; `usage` is all so far. The last has `finish`.
 
-    `stop` is the one of `Sampling.stop` that ended the answer, if one did.
+    `stop` is the one of `Sampling.stop` that ended the answer, if one did. Calls come whole or,
+    where they are certain before they are complete, in parts; never the same one as both.
     """
 
     text: str = ""
@@ -156,6 +166,7 @@ class Delta:
     finish: Finish | None = None
     usage: Usage | None = None
     stop: str | None = None
+    call_parts: tuple[CallPart, ...] = ()
 
 
 class Outcome(Enum):

@@ -31,6 +31,7 @@ ServingError
 │   ├── RateLimited      more requests, tokens or connections than the account may use now
 │   ├── QuotaSpent       the day's or month's tokens or money are used up
 │   └── StoreDown        what must be asked before serving cannot be reached
+├── TimedOut             the caller's own time for an answer to begin has passed
 ├── JsonNotMet           the model's answer is not the JSON that was asked for
 └── EngineFailed         the engine died or broke on this request
 """
@@ -240,6 +241,13 @@ class StoreDown(Overloaded):
 
     def __init__(self, retry_after: float = 5.0) -> None:
         super().__init__("Service temporarily unavailable, please try again.", retry_after)
+
+
+class TimedOut(ServingError):
+    """The answer has not begun in the time that the caller allows for it."""
+
+    def __init__(self) -> None:
+        super().__init__("Provider request timeout")
 
 
 class JsonNotMet(ServingError):

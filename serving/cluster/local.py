@@ -14,7 +14,7 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 
-from serving.cluster import loopback
+from serving.cluster import hook
 from serving.cluster.replica import APPLICATION, application
 from serving.settings import Settings
 
@@ -54,7 +54,7 @@ def _start_ray(folder: Path) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"worker_process_setup_hook": loopback.HOOK},
+        runtime_env={"worker_process_setup_hook": hook.HOOK},
         _temp_dir=str(folder),
     )
 

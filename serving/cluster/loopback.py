@@ -1,15 +1,13 @@
 """Keeps Serve's internal servers off the network.
 
 Ray Serve binds three of them to every interface whatever it is told: HAProxy's statistics and
-metrics, and each replica's gRPC server, which unpickles what it is sent. Ray runs `apply` in each
-of its worker processes before anything else.
+metrics, and each replica's gRPC server, which unpickles what it is sent.
 """
 
 from __future__ import annotations
 
 from ray.serve._private import haproxy, haproxy_templates, replica
 
-HOOK = f"{__name__}.apply"
 _BINDS = ("bind :{{ config.metrics_port }}", "bind *:{{ config.stats_port }}")
 
 

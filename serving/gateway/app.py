@@ -13,8 +13,8 @@ from uuid import uuid4
 from serving.catalog import Catalog
 from serving.core import Caller, Receipt
 from serving.engine import Engine
-from serving.errors import ServingError, UnknownPath
-from serving.gateway import body, finetunes, openapi, routes, stream
+from serving.errors import BodyTooLarge, MissingBody, ServingError, UnknownPath
+from serving.gateway import aig, body, finetunes, openapi, routes, stream
 from serving.gateway.agreement import Agreements
 from serving.gateway.asgi import App, Receive, Scope, Send
 from serving.gateway.auth import Authenticator, bearer, token_id
@@ -24,7 +24,7 @@ from serving.gateway.receipts import Draft, Observer
 from serving.gateway.routes import Target
 from serving.gateway.tenant import Admission, Begin, Tenant, Unlimited
 from serving.gateway.watch import ClientLeft, noticing
-from serving.protocol import batch, envelope
+from serving.protocol import batch, envelope, native
 from serving.protocol.dialect import Ask, Dialect
 from serving.protocol.pages import Visit
 from serving.tenancy.prices import FREE, Prices
@@ -123,12 +123,14 @@ class Gateway:
         """The cheap checks before the body is read, the body before the engine is asked."""
         target = routes.match(scope)
         draft.route, draft.account, draft.failure = target.route, target.account, target.failure
+        if target.gateway:
+            draft.headers += aig.answered(draft.id)
         token = bearer(scope["headers"])
         caller = await self._authenticator.check(token, target.account)
         draft.account, draft.token = caller.account, caller.token
         if target.queued and self._queue is not None:
             data = await body.read(scope, receive, min(self._max_body_bytes, batch.MAX_BODY_BYTES))
-            ask = Ask(draft.id, self._catalog, target.model, int(time()))
+            ask = self._ask(target, draft)
             await stream.send_json(send, draft, await self._queue.answer(data, ask, caller))
         elif isinstance(target.action, Dialect):
             await self._generate(target, target.action, caller, scope, receive, send, draft)
@@ -151,7 +153,10 @@ class Gateway:
         if target.model:
             draft.model = self._catalog.find(target.model).id
         data = await body.read(scope, receive, self._max_body_bytes)
-        ask = Ask(draft.id, self._catalog, target.model, int(time()), self._padded)
+        ask = self._ask(target, draft)
+        if dialect is native.BOUND and (answer := await self._later(data, ask, caller)):
+            await stream.send_json(send, draft, answer)
+            return
         generation, writer = dialect.parse(data, ask)
         model = self._catalog.find(generation.model)
         draft.model, draft.price = model.id, self._prices.get(model.id, FREE)
@@ -164,9 +169,26 @@ class Gateway:
             return
         generation = await finetunes.adapted(self._adapters, caller, generation)
         draft.adapter = generation.adapter.id if generation.adapter else ""
-        answer = stream.answer_stream if generation.stream else stream.answer_plain
-        engine = Tenant(self._engine, self._admission, self._begin, caller, draft)
-        await answer(engine, generation, writer, receive, send, draft)
+        run = stream.answer_stream if generation.stream else stream.answer_plain
+        engine: Engine = Tenant(self._engine, self._admission, self._begin, caller, draft)
+        if target.gateway:
+            engine = aig.hurried(engine, scope["headers"])
+        await run(engine, generation, writer, receive, send, draft)
+
+    def _ask(self, target: Target, draft: Draft) -> Ask:
+        """What its body is read with."""
+        created = int(time())
+        return Ask(draft.id, self._catalog, target.model, created, self._padded, target.inputs)
+
+    async def _later(self, data: bytes, ask: Ask, caller: Caller) -> bytes:
+        """The answer to a Workers binding that hands in or polls a batch, if it does."""
+        if self._queue is None or ask.inputs or (inputs := batch.of_binding(data)) is None:
+            return b""
+        if len(data) > batch.MAX_BODY_BYTES:
+            raise BodyTooLarge(batch.MAX_BODY_BYTES)
+        if not ask.model:
+            raise MissingBody("cf-consn-model-id")
+        return envelope.unwrapped(await self._queue.answer(inputs, ask, caller))
 
     def _visit(self, target: Target, scope: Scope, token: bytes) -> Visit:
         """What a page needs to know."""

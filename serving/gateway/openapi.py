@@ -51,6 +51,7 @@ _ERRORS = {
     "403": "Not this account's token, or its licence gate",
     "404": "Nothing of this name",
     "405": "Another verb, or an adapter",
+    "408": "It did not begin in the time of `cf-aig-request-timeout`",
     "413": "Too large for the service, or for the model's context",
     "429": "No room now; `Retry-After` says when",
     "500": "The engine failed",
@@ -87,6 +88,7 @@ _SUMMARIES = {
     "ai/models/search": "The catalogue",
     "ai/models/schema": "What a model takes and gives",
     "ai/tasks/search": "What models are for",
+    "ai/authors/search": "Who models are by",
     "tokens/verify": "Whether the token is good",
     "user/tokens/verify": "Whether the token is good",
 }

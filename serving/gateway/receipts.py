@@ -21,6 +21,7 @@ from serving.errors import (
     QuotaSpent,
     RateLimited,
     ServingError,
+    TimedOut,
     Unauthenticated,
     Unroutable,
 )
@@ -42,6 +43,7 @@ _CALLERS_FAULT = (
     Unroutable,
     RateLimited,
     QuotaSpent,
+    TimedOut,
 )
 
 

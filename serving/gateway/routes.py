@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, unquote
 
 from serving.errors import MethodRefused, UnknownObject, UnknownPath
-from serving.gateway import finetunes
+from serving.gateway import aig, finetunes
 from serving.gateway.asgi import Scope
 from serving.protocol import (
     anthropic,
@@ -48,7 +48,8 @@ class Target:
 
     `action` is the dialect that a generation is asked for in, or a page to read, or what to do with
     adapters; `model` is what the path goes on with, a model or an adapter. With `queued`
-    it is to run later, if there is a queue.
+    it is to run later, if there is a queue; `gateway` tells that it comes through AI Gateway.
+    `inputs` are the fields of a request, as JSON, that came with the address.
     """
 
     route: str
@@ -57,6 +58,8 @@ class Target:
     account: str = ""
     model: str = ""
     queued: bool = False
+    gateway: bool = False
+    inputs: bytes = field(default=b"", repr=False)
 
 
 def _asks(route: str, dialect: Dialect) -> dict[str, Target]:
@@ -92,6 +95,7 @@ ROUTES: Mapping[str, Mapping[str, Target]] = {
     "ai/models/search": _shows("ai/models/search", pages.search),
     "ai/models/schema": _shows("ai/models/schema", pages.model_schema),
     "ai/tasks/search": _shows("ai/tasks/search", pages.tasks),
+    "ai/authors/search": _shows("ai/authors/search", pages.authors),
     "tokens/verify": _shows("tokens/verify", pages.token),
 }
 USER_ROUTES = {"tokens/verify": _shows("user/tokens/verify", pages.token)}
@@ -119,9 +123,10 @@ def match(scope: Scope) -> Target:
         raise UnknownPath  # `ai/run/dynamic/...` and the like: no author, so no model
     target = _by_verb(verbs, scope)
     if target.route == _PROXY:
-        model = _bound_model(target, scope, path)
+        model, target = _bound(target, scope, path)
     queued = target.route == RUN and _is_queued(scope)
-    return replace(target, account=account.lower(), model=model, queued=queued)
+    gateway = path.startswith("/v1/") or any(name == aig.NAMED for name, _ in scope["headers"])
+    return replace(target, account=account.lower(), model=model, queued=queued, gateway=gateway)
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -164,14 +169,20 @@ def _by_verb(verbs: Mapping[str, Target], scope: Scope) -> Target:
         raise MethodRefused(scope["method"], allowed=", ".join(verbs)) from None
 
 
-def _bound_model(target: Target, scope: Scope, path: str) -> str:
-    """The model that a Workers binding names in a header; pages must be the one there is."""
+def _bound(target: Target, scope: Scope, path: str) -> tuple[str, Target]:
+    """The model that a Workers binding names in a header, and what else it says in headers.
+
+    Raises:
+        UnknownObject: a page is asked for, and not the one that there is.
+    """
     headers: dict[bytes, bytes] = dict(scope["headers"])
-    if isinstance(target.action, Dialect):
-        return headers.get(_MODEL_HEADER, b"").decode("latin-1")
-    if not headers.get(_FORWARDED, b"").split(b"?")[0].endswith(b"/ai-api/models/search"):
+    asked, _, query = headers.get(_FORWARDED, b"").partition(b"?")
+    if not isinstance(target.action, Dialect):
+        if asked.endswith(b"/ai-api/models/search"):
+            return "", target
         raise UnknownObject(path)
-    return ""
+    inputs = dict(parse_qsl(query)).get(b"userInputs", b"")
+    return headers.get(_MODEL_HEADER, b"").decode("latin-1"), replace(target, inputs=inputs)
 
 
 def _is_queued(scope: Scope) -> bool:

@@ -35,6 +35,7 @@ class Body(msgspec.Struct, kw_only=True):
     stop_sequences: list[str] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
+    lora: str | None = None  # Workers AI's own, beside Anthropic's fields
 
 
 def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
@@ -56,6 +57,7 @@ def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
         tools=offered,
         stream=body.stream,
         must_call=must_call,
+        lora=model.lora(body.lora),
     )
     one_call = bool((body.tool_choice or {}).get("disable_parallel_tool_use"))
     return generation, Writer(generation, one_call)

@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from serving import errors
-from serving.core import Delta, Finish, Generation, ToolCall, Usage
+from serving.core import CallPart, Delta, Finish, Generation, Usage
 from serving.errors import ServingError
-from serving.protocol import envelope, openai, sse
-from serving.protocol.calls import Calls
+from serving.protocol import calls, envelope, openai, sse
 
 _HOLE = "\0"
 _STOP = {
@@ -46,12 +45,11 @@ class Writer:
     def __init__(self, generation: Generation, one_call: bool) -> None:
         self._id = generation.id
         self._model = generation.model
-        self._one_call = one_call
-        self._sift = Calls(generation.tools).feed if generation.tools else None
+        self._sift = calls.sift(generation, only_one=one_call, in_parts=True)
         self._started = False
         self._blocks = 0
         self._calls = 0
-        self._in_text = False
+        self._open = ""  # the type of the block that is being written
         self._before = self._after = b""
 
     def whole(self, delta: Delta) -> bytes:
@@ -61,7 +59,9 @@ class Writer:
         content: list[dict[str, Any]] = []
         if delta.text:
             content.append({"type": "text", "text": delta.text})
-        content += [self._block(call) for call in self._kept(delta.tool_calls)]
+        content += [
+            {**self._block(call.name), "input": call.arguments} for call in delta.tool_calls
+        ]
         used = _usage(delta.usage or Usage())
         return sse.encode({**self._message(used), "content": content, **_stop(delta)})
 
@@ -71,10 +71,10 @@ class Writer:
             delta = self._sift(delta)
         frames = b"" if self._started else self._start(delta.usage or Usage())
         if delta.text:
-            opening = b"" if self._in_text else self._open()
+            opening = b"" if self._open == "text" else self._begin_text()
             frames += opening + self._before + sse.encode(delta.text) + self._after
-        for call in self._kept(delta.tool_calls):
-            frames += self._close() + self._call(call)
+        for part in calls.parts(delta):
+            frames += self._call(part)
         if delta.finish is not None:
             frames += self._end(delta)
         return frames
@@ -88,35 +88,33 @@ class Writer:
         message = {**self._message(_usage(spent)), "stop_reason": None, "stop_sequence": None}
         return sse.named_event({"type": "message_start", "message": message})
 
-    def _open(self) -> bytes:
-        self._in_text = True
+    def _begin_text(self) -> bytes:
+        opening = self._begin({"type": "text", "text": ""})
         shape = _delta(self._blocks, {"type": "text_delta", "text": _HOLE})
         self._before, self._after = sse.template(shape, _HOLE, named=True)
-        return self._begun({"type": "text", "text": ""})
+        return opening
 
-    def _begun(self, block: dict[str, Any]) -> bytes:
+    def _begin(self, block: dict[str, Any]) -> bytes:
+        """The end of the block before, if one is open, and the beginning of this one."""
+        closing = self._close()
+        self._open = block["type"]
         shape = {"type": "content_block_start", "index": self._blocks, "content_block": block}
-        return sse.named_event(shape)
+        return closing + sse.named_event(shape)
 
     def _close(self) -> bytes:
-        """The end of the text block, if one is open."""
-        if not self._in_text:
+        """The end of the block that is open, if one is."""
+        if not self._open:
             return b""
-        self._in_text = False
-        return self._stopped()
-
-    def _stopped(self) -> bytes:
+        self._open = ""
         self._blocks += 1
         return sse.named_event({"type": "content_block_stop", "index": self._blocks - 1})
 
-    def _call(self, call: ToolCall) -> bytes:
-        block = self._block(call)
-        text = {"type": "input_json_delta", "partial_json": openai.arguments(call)}
-        return (
-            self._begun({**block, "input": {}})
-            + sse.named_event(_delta(self._blocks, text))
-            + self._stopped()
-        )
+    def _call(self, part: CallPart) -> bytes:
+        frames = self._begin({**self._block(part.name), "input": {}}) if part.name else b""
+        if part.arguments:
+            text = {"type": "input_json_delta", "partial_json": part.arguments}
+            frames += sse.named_event(_delta(self._blocks, text))
+        return frames + (self._close() if part.ends else b"")
 
     def _end(self, delta: Delta) -> bytes:
         closing = self._close()
@@ -127,14 +125,11 @@ class Writer:
         }
         return closing + sse.named_event(last) + sse.named_event({"type": "message_stop"})
 
-    def _kept(self, calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
-        """The calls to pass on: at most one where one was asked for."""
-        return calls[: 1 - self._calls] if self._one_call else calls
-
-    def _block(self, call: ToolCall) -> dict[str, Any]:
+    def _block(self, name: str) -> dict[str, Any]:
+        """The block of the next call, without what it is given."""
         id_ = f"toolu_{openai.call_id(self._id, self._calls).removeprefix('chatcmpl-tool-')}"
         self._calls += 1
-        return {"type": "tool_use", "id": id_, "name": call.name, "input": call.arguments}
+        return {"type": "tool_use", "id": id_, "name": name}
 
     def _message(self, used: dict[str, int]) -> dict[str, Any]:
         return {

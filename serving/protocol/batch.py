@@ -88,6 +88,18 @@ def parse(body: bytes, ask: Ask) -> Submission | Poll:
     return Submission(model, (_item(fields, ask, model),))
 
 
+def of_binding(body: bytes) -> bytes | None:
+    """What a Workers binding sends to the queue, as the address of a model takes it; else `None`.
+
+    `{"inputs": {"requests": [...]}, "options": {"queueRequest": true}}`.
+    """
+    if b"queueRequest" in body:  # else it need not be read twice
+        match payload.decode(body):
+            case {"inputs": inputs, "options": {"queueRequest": True}}:
+                return _encode(inputs)
+    return None
+
+
 def parse_item(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
     """What runs now of what was submitted. Raises what `native.parse` does."""
     return native.parse_queued(payload.decode(data), ask)

@@ -6,7 +6,7 @@ A body becomes a `core.Generation` and a `Writer`; the engine's deltas become by
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from serving.catalog import Catalog, Model
@@ -24,6 +24,7 @@ class Ask:
 
     `model` is the one its address names, if it does; `created` counts seconds since 1970, UTC.
     With `padded` the native stream hides the length of its tokens from who watches the wire.
+    `inputs` are the fields, as JSON, of a request whose body is a picture.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Ask:
     model: str = ""
     created: int = 0
     padded: bool = False
+    inputs: bytes = field(default=b"", repr=False)
 
     def find(self, named: str = "") -> Model:
         """The model of the address, or else the one that the body names.

@@ -64,6 +64,8 @@ _PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.RateLimited: Problem(429, 3021, "AiError"),
     errors.QuotaSpent: Problem(429, 3036, "AiError"),
     errors.StoreDown: Problem(503, 3050, "AiError"),
+    # AI Gateway's; the status is not published.
+    errors.TimedOut: Problem(408, 2014),
     # The status is not published. 400, since clients retry 5xx and another try rarely helps.
     errors.JsonNotMet: Problem(400, 5024, "AiError"),
     errors.ServingError: Problem(500, 3043, "AiError", "Internal server error"),
@@ -79,6 +81,15 @@ def success(result: Any, **extra: Any) -> bytes:
     """The body of a 200; `extra` replaces `messages` or comes after."""
     rest = {"success": True, "errors": [], "messages": [], **extra}
     return _encode({"result": result, **rest})
+
+
+class _Wrapped(msgspec.Struct):
+    result: msgspec.Raw
+
+
+def unwrapped(body: bytes) -> bytes:
+    """The result in the body of a 200."""
+    return bytes(msgspec.json.decode(body, type=_Wrapped).result)
 
 
 def bare(result: Any) -> bytes:

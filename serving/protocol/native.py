@@ -28,6 +28,7 @@ from serving.errors import (
     ServingError,
 )
 from serving.protocol import (
+    calls,
     envelope,
     images,
     messages,
@@ -38,7 +39,6 @@ from serving.protocol import (
     sse,
     tools,
 )
-from serving.protocol.calls import Calls
 from serving.protocol.dialect import Ask, Dialect
 
 _decode = msgspec.json.Decoder().decode
@@ -77,10 +77,15 @@ def parse_named(body: bytes, ask: Ask) -> tuple[Generation, Writer]:
 def parse_bound(body: bytes, ask: Ask) -> tuple[Generation, Writer]:
     """`{"inputs": {...}, "options": {...}}`, as a Workers binding sends. Raises what `parse` does.
 
-    The model's name comes in a header.
+    The model's name comes in a header. If one of the inputs is a stream of bytes, it is the body,
+    and the others come with the address: here only a picture can be.
     """
     if not ask.model:
         raise MissingBody("cf-consn-model-id")
+    if ask.inputs:
+        if not isinstance(fields := payload.decode(ask.inputs), dict):
+            raise InvalidInput("Type mismatch of '/userInputs', 'object' expected")
+        return _parse_fields({**fields, "image": body}, ask, envelope.bare)
     match payload.decode(body):
         case {"inputs": fields}:
             return _parse_fields(fields, ask, envelope.bare)
@@ -102,7 +107,7 @@ class Writer:
         self._id = generation.id
         self._json = generation.json is not None and not generation.must_call
         self._wrap = wrap
-        self._sift = Calls(generation.tools).feed if generation.tools else None
+        self._sift = calls.sift(generation)
         self._calls: tuple[ToolCall, ...] = ()
         # The id is as random as it takes, and keeps this a function of its arguments.
         self._padding = Random(generation.id) if ask.padded else None
@@ -141,10 +146,11 @@ class Writer:
         return sse.event(envelope.interruption(error, self._id))
 
     def _end(self, spent: Usage) -> bytes:
-        calls = b""
+        called = b""
         if self._calls:
-            calls = sse.event({"response": "", "tool_calls": [_flat(call) for call in self._calls]})
-        return calls + sse.event({"response": "", "usage": usage(spent)}) + sse.DONE
+            flat = [_flat(call) for call in self._calls]
+            called = sse.event({"response": "", "tool_calls": flat})
+        return called + sse.event({"response": "", "usage": usage(spent)}) + sse.DONE
 
 
 DIRECT = Dialect(parse, envelope.failure)

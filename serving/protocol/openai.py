@@ -14,7 +14,7 @@ from msgspec import Meta
 from serving import errors
 from serving.core import Finish, Sampling, ToolCall
 from serving.errors import InvalidInput
-from serving.protocol import envelope, sampling, sse
+from serving.protocol import calls, envelope, sampling, sse
 
 Tokens = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -127,13 +127,8 @@ def call_id(request_id: str, index: int) -> str:
 
 def function_call(call: ToolCall, id_: str) -> dict[str, Any]:
     """A call as OpenAI nests it; the arguments are text."""
-    function = {"name": call.name, "arguments": arguments(call)}
+    function = {"name": call.name, "arguments": calls.arguments(call)}
     return {"id": id_, "type": "function", "function": function}
-
-
-def arguments(call: ToolCall) -> str:
-    """The arguments of a call as JSON text."""
-    return sse.encode(call.arguments).decode()
 
 
 def _type(status: int) -> str:

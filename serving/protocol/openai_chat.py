@@ -10,10 +10,19 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from serving.core import Delta, Generation, ToolCall, Usage
+from serving.core import CallPart, Delta, Generation, Usage
 from serving.errors import InvalidInput, ServingError
-from serving.protocol import images, messages, native, openai, payload, response_format, sse, tools
-from serving.protocol.calls import Calls
+from serving.protocol import (
+    calls,
+    images,
+    messages,
+    native,
+    openai,
+    payload,
+    response_format,
+    sse,
+    tools,
+)
 from serving.protocol.dialect import Ask, Dialect
 from serving.protocol.openai import FINISH
 
@@ -88,8 +97,8 @@ class Writer:
             "model": generation.model,
         }
         self._usage = (body.stream_options or openai.StreamOptions()).include_usage
-        self._one_call = body.parallel_tool_calls is False
-        self._sift = Calls(generation.tools).feed if generation.tools else None
+        only_one = body.parallel_tool_calls is False
+        self._sift = calls.sift(generation, only_one=only_one, in_parts=True)
         self._calls = 0
         self._begun = False
         if generation.stream:
@@ -101,9 +110,12 @@ class Writer:
         if self._sift is not None:
             delta = self._sift(delta)
         message: dict[str, Any] = {"role": "assistant", "content": delta.text}
-        if calls := self._numbered(delta.tool_calls):
+        if delta.tool_calls:
             message["content"] = delta.text or None
-            message["tool_calls"] = [openai.function_call(call, id_) for _, id_, call in calls]
+            message["tool_calls"] = [
+                openai.function_call(call, self._call_id(index))
+                for index, call in enumerate(delta.tool_calls)
+            ]
         choice = {
             "index": 0,
             "message": message,
@@ -123,8 +135,8 @@ class Writer:
                 frames = self._before + sse.encode(delta.text) + self._after
             else:
                 frames = self._first(delta.text)
-        if delta.tool_calls:
-            frames += self._call_chunks(delta.tool_calls)
+        for part in calls.parts(delta):
+            frames += self._call_chunks(part)
         if delta.finish is not None:
             frames += self._end(delta)
         return frames
@@ -137,27 +149,25 @@ class Writer:
         self._begun = True
         return sse.event(self._chunk({"role": "assistant", "content": text}))
 
-    def _call_chunks(self, calls: tuple[ToolCall, ...]) -> bytes:
-        """Two chunks a call: its name, then its arguments."""
+    def _call_chunks(self, part: CallPart) -> bytes:
+        """A chunk with the name of a call, and chunks with its arguments."""
         chunks = b"" if self._begun else self._first("")
-        for index, id_, call in self._numbered(calls):
-            named = openai.function_call(call, id_)
-            text = named["function"]["arguments"]
-            named["function"]["arguments"] = ""
-            for part in (
-                {"index": index, **named},
-                {"index": index, "function": {"arguments": text}},
-            ):
-                chunks += sse.event(self._chunk({"content": "", "tool_calls": [part]}))
+        self._calls += bool(part.name)
+        index = self._calls - 1
+        if part.name:
+            named = {"name": part.name, "arguments": ""}
+            id_ = self._call_id(index)
+            chunks += self._call_chunk(index, id=id_, type="function", function=named)
+        if part.arguments:
+            chunks += self._call_chunk(index, function={"arguments": part.arguments})
         return chunks
 
-    def _numbered(self, calls: tuple[ToolCall, ...]) -> list[tuple[int, str, ToolCall]]:
-        """Each call with its place in the answer and an id; one at most where one was asked for."""
-        first = self._calls
-        if self._one_call:
-            calls = calls[: 1 - first]
-        self._calls += len(calls)
-        return [(first + i, openai.call_id(self._id, first + i), c) for i, c in enumerate(calls)]
+    def _call_chunk(self, index: int, **fields: Any) -> bytes:
+        made = {"index": index, **fields}
+        return sse.event(self._chunk({"content": "", "tool_calls": [made]}))
+
+    def _call_id(self, index: int) -> str:
+        return openai.call_id(self._id, index)
 
     def _end(self, delta: Delta) -> bytes:
         """The chunk with the finish reason, the usage in it or after it, and `[DONE]`."""

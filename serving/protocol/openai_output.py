@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.core import Delta, Finish, Generation, ToolCall, Usage
+from serving.core import CallPart, Delta, Finish, Generation, Usage
 from serving.errors import ServingError
-from serving.protocol import openai, sse
-from serving.protocol.calls import Calls
+from serving.protocol import calls, openai, sse
 
 _HOLE = "\0"
 
@@ -27,10 +26,9 @@ class Writer:
         """`blank` is the response before it has any output."""
         self._id = generation.id
         self._response = blank
-        self._one_call = one_call
-        self._sift = Calls(generation.tools).feed if generation.tools else None
+        self._sift = calls.sift(generation, only_one=one_call, in_parts=True)
         self._output: list[dict[str, Any]] = []
-        self._texts: list[str] = []  # of the message that is open
+        self._texts: list[str] = []  # of the item that is open
         self._open: dict[str, Any] | None = None
         self._number = 0
         self._before = self._middle = self._after = b""
@@ -41,8 +39,8 @@ class Writer:
             delta = self._sift(delta)
         if delta.text or not delta.tool_calls:
             self._output.append(self._message(delta.text))
-        for call in self._kept(delta.tool_calls):
-            self._output.append(self._call(call))
+        for call in delta.tool_calls:
+            self._output.append(self._call(call.name, calls.arguments(call)))
         return sse.encode(self._ended(delta))
 
     def frames(self, delta: Delta) -> bytes:
@@ -55,8 +53,8 @@ class Writer:
             frames += self._event("response.in_progress", response=self._response)
         if delta.text:
             frames += self._text(delta.text)
-        for call in self._kept(delta.tool_calls):
-            frames += self._close() + self._call_events(call)
+        for part in calls.parts(delta):
+            frames += self._call_events(part)
         if delta.finish is not None:
             frames += self._end(delta)
         return frames
@@ -74,7 +72,7 @@ class Writer:
 
     def _text(self, text: str) -> bytes:
         """The hot path: one call of the encoder, but for the first text of a message."""
-        opening = b"" if self._open is not None else self._begin()
+        opening = b"" if self._open is not None else self._begin_message()
         self._texts.append(text)
         number = b"%d" % self._number
         self._number += 1
@@ -82,14 +80,17 @@ class Writer:
             (opening, self._before, number, self._middle, sse.encode(text), self._after)
         )
 
-    def _begin(self) -> bytes:
+    def _begin(self, item: dict[str, Any]) -> bytes:
+        """The event that opens an item."""
+        self._open = item | {"status": "in_progress"}
+        index = len(self._output)
+        return self._event("response.output_item.added", output_index=index, item=self._open)
+
+    def _begin_message(self) -> bytes:
         """The events that open a message."""
-        item = self._open = self._message("")
-        item |= {"status": "in_progress", "content": []}
+        item = self._message("") | {"content": []}
         place = {"item_id": item["id"], "output_index": len(self._output), "content_index": 0}
-        frames = self._event(
-            "response.output_item.added", output_index=len(self._output), item=item
-        )
+        frames = self._begin(item)
         frames += self._event("response.content_part.added", **place, part=_text_part(""))
         shape = {
             "type": "response.output_text.delta",
@@ -102,38 +103,47 @@ class Writer:
         self._middle, _, self._after = rest.partition(sse.encode(_HOLE))
         return frames
 
-    def _close(self) -> bytes:
-        """The events that close the open message, if one is."""
+    def _close(self, status: str = "completed") -> bytes:
+        """The events that close the open item, if one is."""
         if self._open is None:
             return b""
-        text = "".join(self._texts)
-        index = len(self._output)
-        place = {"item_id": self._open["id"], "output_index": index, "content_index": 0}
-        item = self._message(text)
+        text, index, before = "".join(self._texts), len(self._output), self._open
+        place = {"item_id": before["id"], "output_index": index}
+        if before["type"] == "message":
+            item = self._message(text)
+            frames = self._text_done(place, text)
+        else:
+            item = self._call(before["name"], text) | {"status": status}
+            name = "response.function_call_arguments.done"
+            frames = self._event(name, **place, arguments=text, name=item["name"])
         self._output.append(item)
         self._open, self._texts = None, []
-        return (
-            self._event("response.output_text.done", **place, text=text, logprobs=[])
-            + self._event("response.content_part.done", **place, part=_text_part(text))
-            + self._event("response.output_item.done", output_index=index, item=item)
-        )
+        return frames + self._event("response.output_item.done", output_index=index, item=item)
 
-    def _call_events(self, call: ToolCall) -> bytes:
-        index, item = len(self._output), self._call(call)
-        self._output.append(item)
-        text, place = item["arguments"], {"item_id": item["id"], "output_index": index}
-        begun = {**item, "arguments": "", "status": "in_progress"}
-        name = "response.function_call_arguments"
-        return (
-            self._event("response.output_item.added", output_index=index, item=begun)
-            + self._event(f"{name}.delta", **place, delta=text)
-            + self._event(f"{name}.done", **place, arguments=text, name=call.name)
-            + self._event("response.output_item.done", output_index=index, item=item)
-        )
+    def _text_done(self, place: dict[str, Any], text: str) -> bytes:
+        place = {**place, "content_index": 0}
+        return self._event(
+            "response.output_text.done", **place, text=text, logprobs=[]
+        ) + self._event("response.content_part.done", **place, part=_text_part(text))
+
+    def _call_events(self, part: CallPart) -> bytes:
+        frames = b""
+        if part.name:
+            frames = self._close() + self._begin(self._call(part.name, ""))
+        if part.arguments:
+            frames += self._grown(part.arguments)
+        return frames + (self._close() if part.ends else b"")
+
+    def _grown(self, text: str) -> bytes:
+        assert self._open is not None
+        self._texts.append(text)
+        place = {"item_id": self._open["id"], "output_index": len(self._output)}
+        return self._event("response.function_call_arguments.delta", **place, delta=text)
 
     def _end(self, delta: Delta) -> bytes:
-        opening = b"" if self._open is not None or self._output else self._begin()
-        closing = self._close()
+        opening = b"" if self._open is not None or self._output else self._begin_message()
+        cut = delta.finish is Finish.LENGTH
+        closing = self._close("incomplete" if cut else "completed")
         ended = self._ended(delta)
         return opening + closing + self._event(f"response.{ended['status']}", response=ended)
 
@@ -151,13 +161,6 @@ class Writer:
         number, self._number = self._number, self._number + 1
         return sse.named_event({"type": type_, "sequence_number": number, **fields})
 
-    def _kept(self, calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
-        """The calls to pass on: at most one where one was asked for."""
-        if not self._one_call:
-            return calls
-        made = sum(item["type"] == "function_call" for item in self._output)
-        return calls[: 1 - made]
-
     def _message(self, text: str) -> dict[str, Any]:
         return {
             "id": f"msg_{self._id}_{len(self._output)}",
@@ -167,14 +170,14 @@ class Writer:
             "content": [_text_part(text)],
         }
 
-    def _call(self, call: ToolCall) -> dict[str, Any]:
+    def _call(self, name: str, arguments: str) -> dict[str, Any]:
         place = len(self._output)
         return {
             "id": f"fc_{self._id}_{place}",
             "type": "function_call",
             "call_id": openai.call_id(self._id, place),
-            "name": call.name,
-            "arguments": openai.arguments(call),
+            "name": name,
+            "arguments": arguments,
             "status": "completed",
         }
 

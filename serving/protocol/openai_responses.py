@@ -49,6 +49,7 @@ class Body(msgspec.Struct, kw_only=True):
     conversation: Any = None
     background: bool | None = None
     prompt: Any = None
+    lora: str | None = None  # Workers AI's own, beside OpenAI's fields
 
 
 def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
@@ -74,6 +75,7 @@ def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
         json=_format(body.text or {}),
         stream=body.stream,
         must_call=must_call,
+        lora=model.lora(body.lora),
     )
     one_call = body.parallel_tool_calls is False
     return generation, Writer(generation, _blank(generation, ask, body), one_call)

@@ -67,6 +67,12 @@ def tasks(_: Visit) -> bytes:
     return envelope.success([_TASK])
 
 
+def authors(visit: Visit) -> bytes:
+    """`ai/authors/search`: who the models are by. What an entry holds is not published."""
+    names = sorted({_author(model) for model in visit.models.models.values()})
+    return envelope.success([{"name": name} for name in names])
+
+
 def openai_models(visit: Visit) -> bytes:
     """OpenAI's list of models."""
     listed = [_openai_model(model) for model in visit.models.models.values()]
@@ -114,8 +120,12 @@ def _entry(model: Model) -> dict[str, Any]:
 
 def _openai_model(model: Model) -> dict[str, Any]:
     created = int(model.created_at.timestamp())
-    owner = model.id.removeprefix("@").split("/")[-2] if "/" in model.id else "local"
-    return {"id": model.id, "object": "model", "created": created, "owned_by": owner}
+    return {"id": model.id, "object": "model", "created": created, "owned_by": _author(model)}
+
+
+def _author(model: Model) -> str:
+    """`meta` of `@cf/meta/...`."""
+    return model.id.removeprefix("@").split("/")[-2] if "/" in model.id else "local"
 
 
 def _meets(model: Model, query: Mapping[str, str]) -> bool:

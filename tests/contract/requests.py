@@ -23,6 +23,7 @@ PARAMETERS: dict[str, Any] = {
 FUNCTION = {"name": "get_weather", "description": "Weather in a city", "parameters": PARAMETERS}
 TOOL: Any = {"type": "function", "function": FUNCTION}
 CALL = '{"name": "get_weather", "parameters": {"city": "Paris"}}'
+LONG_CALL = '{"name": "get_weather", "parameters": {"city": "New York"}}'
 TWO_CALLS = f'{CALL}; {{"name": "get_weather", "parameters": {{"city": "Rome"}}}}'
 SAY: list[Any] = [{"role": "user", "content": "Say hello."}]
 SEE: list[Any] = [

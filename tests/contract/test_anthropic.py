@@ -8,7 +8,7 @@ import pytest
 
 from serving.core import Image, Message, ToolCall
 from tests.contract.conftest import Running
-from tests.contract.requests import CALL, PARAMETERS, PNG, SAY, TWO_CALLS
+from tests.contract.requests import CALL, LONG_CALL, PARAMETERS, PNG, SAY, TWO_CALLS
 from tests.gateway.conftest import ACCOUNT, MODEL, TOKEN
 
 TOOL: Any = {"name": "get_weather", "description": "Weather", "input_schema": PARAMETERS}
@@ -85,6 +85,27 @@ def test_a_call_that_is_required_is_made(client: anthropic.Anthropic, choice: st
     wanted = {"type": choice} | ({"name": "get_weather"} if choice == "tool" else {})
     found = ask(client, tools=[TOOL], tool_choice=wanted)
     assert found.content[0].type == "tool_use"
+
+
+def test_a_forced_call_is_streamed_as_it_is_written(
+    service: Running, client: anthropic.Anthropic
+) -> None:
+    service.engine.answer = LONG_CALL
+    asked: Any = {"tools": [TOOL], "tool_choice": {"type": "any"}}
+    events = list(ask(client, stream=True, **asked))
+    assert [event.type for event in events] == [
+        "message_start",
+        "content_block_start",
+        *["content_block_delta"] * 3,
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    ]
+    deltas = [event.delta for event in events if event.type == "content_block_delta"]
+    assert [delta.partial_json for delta in deltas] == ['{"city":', ' "New', ' York"}']
+    with client.messages.stream(model=MODEL, max_tokens=99, messages=SAY, **asked) as stream:
+        (block,) = stream.get_final_message().content
+    assert (block.type, block.input) == ("tool_use", {"city": "New York"})
 
 
 def test_a_picture_and_the_result_of_a_tool(service: Running, client: anthropic.Anthropic) -> None:

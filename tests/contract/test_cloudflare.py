@@ -117,6 +117,8 @@ def test_the_schema_of_the_model(client: cloudflare.Cloudflare) -> None:
 def test_tasks_and_tokens(client: cloudflare.Cloudflare) -> None:
     tasks: Any = client.ai.tasks.list(account_id=ACCOUNT)
     assert [task["name"] for task in tasks] == ["Text Generation"]
+    authors: Any = client.ai.authors.list(account_id=ACCOUNT)
+    assert [author["name"] for author in authors] == ["meta"]
     mine, accounts = client.user.tokens.verify(), client.accounts.tokens.verify(account_id=ACCOUNT)
     assert mine is not None
     assert accounts is not None

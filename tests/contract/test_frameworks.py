@@ -1,5 +1,6 @@
 """Frameworks with a Workers AI client of their own, unmodified, with another base URL."""
 
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -9,14 +10,16 @@ import pytest
 from langchain_cloudflare import ChatCloudflareWorkersAI
 from langchain_core.messages import HumanMessage, SystemMessage
 from pydantic import BaseModel
-from pydantic_ai import Agent
+from pydantic_ai import Agent, BinaryContent, ModelHTTPError
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai_cloudflare import CloudflareProvider
 
+from serving.core import Image, Message
 from tests.contract.conftest import Running
-from tests.contract.requests import CALL, SAY, SEE, TOOL
+from tests.contract.requests import CALL, PNG, SAY, SEE, TOOL
 from tests.gateway.conftest import ACCOUNT, MODEL, TOKEN
 
+SEEN = Message("user", ("What colour?", Image(PNG)))
 SAYING = [SystemMessage("Be brief."), HumanMessage("Say hello.")]
 
 
@@ -67,6 +70,17 @@ def test_langchain_structures_its_output(chat: ChatCloudflareWorkersAI) -> None:
     assert found == Echo(echo="hi")
 
 
+def test_langchain_sees_a_picture(service: Running, chat: ChatCloudflareWorkersAI) -> None:
+    chat.invoke([HumanMessage(SEE[0]["content"])])
+    assert service.engine.generations[0].prompt == (SEEN,)
+
+
+def test_langchain_raises_what_went_wrong(chat: ChatCloudflareWorkersAI) -> None:
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        chat.model_copy(update={"model": "@cf/nobody/none"}).invoke("x")
+    assert caught.value.response.json()["errors"][0]["code"] == 5007
+
+
 @pytest.fixture(params=["default", None])
 async def agent(service: Running, request: pytest.FixtureRequest) -> AsyncIterator[Agent[None]]:
     """Behind AI Gateway and without: the package's hosts are constants, its base URL a property."""
@@ -105,6 +119,24 @@ async def test_pydantic_ai_uses_tools(service: Running, agent: Agent[None]) -> N
     assert (await agent.run("weather?")).output == "sunny in Paris"
 
 
+async def test_pydantic_ai_sees_a_picture(service: Running, agent: Agent[None]) -> None:
+    await agent.run(["What colour?", BinaryContent(PNG, media_type="image/png")])
+    assert service.engine.generations[0].prompt == (SEEN,)
+
+
+async def test_pydantic_ai_structures_its_output(service: Running, agent: Agent[None]) -> None:
+    found = await agent.run("hi", output_type=Echo)
+    assert found.output == Echo(echo="hi")
+    assert service.engine.generations[0].must_call
+
+
+async def test_pydantic_ai_raises_what_went_wrong(agent: Agent[None]) -> None:
+    with pytest.raises(ModelHTTPError) as caught:
+        await agent.run("hi", model_settings={"temperature": 9})
+    assert caught.value.status_code == 400
+    assert "5006" in str(caught.value)
+
+
 @pytest.fixture(scope="module")
 def litellm() -> Iterator[Any]:
     """It fetches a price list when it is imported, unless told not to."""
@@ -119,17 +151,34 @@ def litellm() -> Iterator[Any]:
 def test_litellm(service: Running, litellm: Any) -> None:
     def ask(**fields: Any) -> Any:
         return litellm.completion(
-            **{"model": f"cloudflare/{MODEL}", "messages": SAY, "num_retries": 0, **fields},
+            **{
+                "model": f"cloudflare/{MODEL}",
+                "messages": SAY,
+                "num_retries": 0,
+                "api_key": TOKEN,
+                **fields,
+            },
             api_base=service.openai,
-            api_key=TOKEN,
         )
 
     found = ask(max_tokens=32)
     assert (found.choices[0].message.content, found.usage.total_tokens) == ("Say hello.", 4)
     assert "".join(c.choices[0].delta.content or "" for c in ask(stream=True)) == "Say hello."
     assert ask(messages=SEE).usage.prompt_tokens == 3
+    wanted = ask(response_format={"type": "json_object"})
+    assert json.loads(wanted.choices[0].message.content) == {"echo": "Say hello."}
     with pytest.raises(litellm.BadRequestError, match="No such model"):
         ask(model="cloudflare/@cf/x")
+    with pytest.raises(litellm.AuthenticationError):
+        ask(api_key="wrong")
+    service.engine.answer = CALL
+    for streamed in (False, True):
+        answered = ask(tools=[TOOL], stream=streamed)
+        if streamed:
+            answered = litellm.stream_chunk_builder(list(answered))
+        (call,) = answered.choices[0].message.tool_calls
+        assert call.function.name == "get_weather"
+        assert json.loads(call.function.arguments) == {"city": "Paris"}
 
 
 def test_llm_cloudflare(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,3 +189,7 @@ def test_llm_cloudflare(service: Running, monkeypatch: pytest.MonkeyPatch) -> No
     model: Any = WorkersAI(MODEL)
     model.api_base_url, model.key = service.openai, TOKEN
     assert list(model.prompt("Say hello.", system="Be brief.")) == ["Say", " hello.", ""]
+    assert model.prompt("Say hello.").text() == "Say hello."
+    model.key = "wrong"
+    with pytest.raises(Exception, match="401"):
+        model.prompt("Say hello.").text()

@@ -13,6 +13,7 @@ from tests.contract.requests import (
     AFTER_CALL,
     CALL,
     FUNCTION,
+    LONG_CALL,
     PARAMETERS,
     PNG,
     SAY,
@@ -117,6 +118,38 @@ def test_streamed_calls_come_with_their_name_first_and_one_after_the_other(
         (1, None, '{"city":"Rome"}'),
     ]
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_a_forced_call_is_streamed_as_it_is_written(
+    service: Running, client: openai.OpenAI
+) -> None:
+    service.engine.answer = LONG_CALL
+    asked: Any = {"tools": [TOOL], "tool_choice": "required"}
+    chunks = list(client.chat.completions.create(model=MODEL, messages=SAY, stream=True, **asked))
+    parts = [part for chunk in chunks for part in chunk.choices[0].delta.tool_calls or []]
+    functions: Any = [part.function for part in parts]
+    assert [(part.index, bool(part.id)) for part in parts[:2]] == [(0, True), (0, False)]
+    assert [function.name for function in functions] == ["get_weather"] + [None] * 3
+    assert [function.arguments for function in functions] == ["", '{"city":', ' "New', ' York"}']
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "tool_calls"
+    with client.chat.completions.stream(model=MODEL, messages=SAY, **asked) as stream:
+        final: Any = stream.get_final_completion()
+    (call,) = final.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == {"city": "New York"}
+
+
+def test_a_forced_call_that_is_cut_says_so(service: Running, client: openai.OpenAI) -> None:
+    service.engine.answer = LONG_CALL
+    asked: Any = {"tools": [TOOL], "tool_choice": "required", "max_tokens": 5, "stream": True}
+    chunks: Any = list(client.chat.completions.create(model=MODEL, messages=SAY, **asked))
+    parts = [part for chunk in chunks for part in chunk.choices[0].delta.tool_calls or []]
+    assert "".join(part.function.arguments for part in parts) == '{"city": "New'
+    assert chunks[-1].choices[0].finish_reason == "length"
+    tool: Any = {"type": "function", "strict": False, **FUNCTION}
+    asked = {"tools": [tool], "tool_choice": "required", "max_output_tokens": 5, "stream": True}
+    *_, done, last = list(client.responses.create(model=MODEL, input="weather?", **asked))
+    assert (done.item.status, done.item.arguments) == ("incomplete", '{"city": "New')
+    assert (last.type, last.response.status) == ("response.incomplete", "incomplete")
 
 
 def test_one_call_at_a_time(service: Running, client: openai.OpenAI) -> None:
@@ -312,6 +345,28 @@ def test_the_helper_for_streamed_responses(service: Running, client: openai.Open
         ("function_call", "get_weather", '{"city":"Paris"}'),
         ("function_call", "get_weather", '{"city":"Rome"}'),
     ]
+
+
+def test_a_forced_call_grows_in_a_streamed_response(
+    service: Running, client: openai.OpenAI
+) -> None:
+    service.engine.answer = LONG_CALL
+    tool: Any = {"type": "function", "strict": False, **FUNCTION}
+    asked: Any = {"tools": [tool], "tool_choice": "required", "stream": True}
+    events: list[Any] = list(client.responses.create(model=MODEL, input="weather?", **asked))
+    assert [event.type for event in events] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        *["response.function_call_arguments.delta"] * 3,
+        "response.function_call_arguments.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    (made,) = events[-1].response.output
+    assert (made.name, json.loads(made.arguments)) == ("get_weather", {"city": "New York"})
+    assert "".join(e.delta for e in events if e.type.endswith("arguments.delta")) == made.arguments
 
 
 def test_a_response_after_a_call_and_with_a_picture(

@@ -2,12 +2,15 @@
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from serving.core import Image, Message, Outcome
 from serving.engine.fake import FakeEngine
 from serving.gateway import pulse
 from serving.tenancy import prices
+from tests.contract.requests import PNG
 from tests.gateway.conftest import ACCOUNT, MODEL, PATH, TOKEN, Service, listening
 from tests.gateway.test_errors import error_of
 
@@ -47,6 +50,29 @@ async def test_a_workers_binding_that_says_too_little(service: Service) -> None:
     assert error_of(await service.post(HELLO, PROXY, headers=BOUND))[:2] == (400, 5006)
     unknown = {**BOUND, "cf-consn-model-id": "@cf/x"}
     assert error_of(await service.post({"inputs": HELLO}, PROXY, headers=unknown))[1] == 5007
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_workers_binding_sends_a_stream_of_bytes_as_the_body(
+    service: Service, stream: bool
+) -> None:
+    """Here that can only be the picture; the other inputs are in the address it was sent to."""
+    inputs = quote(json.dumps({"prompt": "What colour?", "stream": stream}))
+    forwarded = f"https://workers-binding.ai/run?version=3&userInputs={inputs}"
+    headers = {**BOUND, "x-forwarded": forwarded, "content-type": "application/octet-stream"}
+    async with service.client() as client:
+        response = await client.post(PROXY, content=PNG, headers=headers)
+        assert response.status_code == 200
+        seen = Message("user", (Image(PNG), "What colour?"))
+        assert service.engine.generations[0].prompt == (seen,)
+        assert "colour?" in response.text
+        assert stream == response.text.startswith("data: ")
+        empty = await client.post(PROXY, content=b"", headers=headers)
+        assert error_of(empty)[:2] == (400, 8006)
+        for bad in ("[]", "{", '{"prompt": 1}'):
+            headers["x-forwarded"] = f"https://workers-binding.ai/run?userInputs={quote(bad)}"
+            found = await client.post(PROXY, content=PNG, headers=headers)
+            assert error_of(found)[:2] == (400, 5006)
 
 
 async def test_a_workers_binding_lists_the_models(service: Service) -> None:
@@ -230,3 +256,86 @@ async def test_the_document_of_the_service_leaves_no_receipt(service: Service) -
 
 async def test_without_a_gate_the_word_is_a_prompt(service: Service) -> None:
     assert (await service.post({"prompt": "agree"})).json()["result"]["response"] == "agree"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        (f"{AIG}/workers-ai/{MODEL}", {}),
+        (f"{AIG}/compat/chat/completions", {}),
+        (PATH, {"cf-aig-gateway-id": "default"}),
+    ],
+)
+async def test_answers_through_ai_gateway_say_where_they_are_from(
+    service: Service, path: str, headers: dict[str, str]
+) -> None:
+    for body in ({"model": MODEL, **HELLO}, {"model": MODEL, **HELLO, "temperature": 9}):
+        response = await service.post(body, path, headers=headers)
+        assert response.headers["cf-aig-log-id"] == response.headers["cf-ai-req-id"]
+        assert response.headers["cf-aig-cache-status"] == "MISS"
+        assert response.headers["cf-aig-step"] == "0"
+    assert not any(name.startswith("cf-aig") for name in (await service.post(HELLO)).headers)
+
+
+# Everything its documentation lists, as its clients send it.
+FEATURES = {
+    "cf-aig-metadata": '{"team": "a", "user": 1}',
+    "cf-aig-skip-cache": "true",
+    "cf-aig-cache-ttl": "3600",
+    "cf-aig-cache-key": "k",
+    "cf-aig-collect-log": "false",
+    "cf-aig-collect-log-payload": "false",
+    "cf-aig-custom-cost": '{"per_token_in": 0.1}',
+    "cf-aig-max-attempts": "3",
+    "cf-aig-retry-delay": "100",
+    "cf-aig-backoff": "exponential",
+    "cf-aig-event-id": "e",
+    "cf-aig-request-timeout": "60000",
+    "cf-aig-authorization": "Bearer other",
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_headers_of_ai_gateways_features_are_legal(service: Service, stream: bool) -> None:
+    for path in (PATH, f"{AIG}/workers-ai/{MODEL}"):
+        response = await service.post({**HELLO, "stream": stream}, path, headers=FEATURES)
+        assert response.status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_begins_too_late_for_its_caller_is_given_up(
+    service: Service, stream: bool
+) -> None:
+    service.engine.faults.hang_after = 0
+    hurry = {"cf-aig-request-timeout": "50"}
+    response = await service.post(
+        {**HELLO, "stream": stream}, f"{AIG}/workers-ai/{MODEL}", headers=hurry
+    )
+    assert error_of(response) == (408, 2014, "Provider request timeout")
+    assert service.engine.aborted == service.engine.started
+    assert (service.receipts[0].code, service.receipts[0].outcome) == (2014, Outcome.REJECTED)
+
+
+async def test_an_answer_that_has_begun_is_not_hurried(service: Service) -> None:
+    service.engine.faults.token_delay = 0.1
+    hurry = {"cf-aig-request-timeout": "80"}
+    response = await service.post(
+        {"prompt": "one two", "stream": True}, f"{AIG}/workers-ai/{MODEL}", headers=hurry
+    )
+    assert response.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "soon", "1e3", "9" * 400])
+async def test_a_timeout_that_is_no_number_of_milliseconds(service: Service, value: str) -> None:
+    headers = {"cf-aig-request-timeout": value}
+    response = await service.post(HELLO, f"{AIG}/workers-ai/{MODEL}", headers=headers)
+    assert error_of(response)[:2] == (400, 5006)
+    assert service.engine.started == []
+
+
+@pytest.mark.parametrize("session", ["ses_12345678", "", "x" * 4000, "caf\u00e9"])
+async def test_a_session_is_no_part_of_the_answer(service: Service, session: str) -> None:
+    headers = {"x-session-affinity": session.encode()}
+    for path in (PATH, CHAT):
+        response = await service.post({"model": MODEL, **HELLO}, path, headers=headers)
+        assert response.status_code == 200

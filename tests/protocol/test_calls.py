@@ -2,8 +2,8 @@
 
 import pytest
 
-from serving.core import Delta, Finish, Tool, ToolCall, Usage
-from serving.protocol.calls import Calls
+from serving.core import CallPart, Delta, Finish, Tool, ToolCall, Usage
+from serving.protocol.calls import Calls, Growing, parts
 
 WEATHER = Tool("get_weather", "Weather in a city", {"type": "object"})
 TIME = Tool("get_time")
@@ -148,3 +148,76 @@ def test_an_object_that_is_no_call_is_released_as_soon_as_it_ends() -> None:
 def test_an_answer_cut_after_its_calls_says_so() -> None:
     delta = Calls((WEATHER,)).feed(Delta(f"{CALL}; and", finish=Finish.LENGTH))
     assert (delta.tool_calls, delta.text, delta.finish) == ((PARIS,), "and", Finish.LENGTH)
+
+
+def test_calls_after_the_first_are_dropped_where_one_is_wanted() -> None:
+    calls = Calls((WEATHER, TIME), only_one=True)
+    deltas = [Delta(CALL), Delta("; " + CALL), Delta("", finish=Finish.STOP)]
+    found = [calls.feed(delta) for delta in deltas]
+    assert [delta.tool_calls for delta in found] == [(PARIS,), (), ()]
+    assert (found[-1].text, found[-1].finish) == ("", Finish.TOOL_CALLS)
+
+
+def grow(*texts: str, finish: Finish = Finish.STOP) -> list[Delta]:
+    """What comes out for the forced call that these texts make."""
+    growing = Growing((WEATHER, TIME))
+    deltas = [*map(Delta, texts[:-1]), Delta(texts[-1], finish=finish, usage=Usage(1, 2))]
+    return [growing.feed(delta) for delta in deltas]
+
+
+def test_a_forced_call_is_passed_on_as_it_is_written() -> None:
+    pieces = ['{"name"', ': "get_weather", "param', 'eters": {"city', '": "Pa', 'ris"}', "}"]
+    found = grow(*pieces)
+    assert [delta.call_parts for delta in found] == [
+        (),
+        (),
+        (CallPart("get_weather", '{"city'),),
+        (CallPart("", '": "Pa'),),
+        (CallPart("", 'ris"}', ends=True),),
+        (),
+    ]
+    assert "".join(delta.text for delta in found) == ""
+    assert (found[-1].finish, found[-1].usage) == (Finish.TOOL_CALLS, Usage(1, 2))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "{}",
+        '{"a": {"b": [1, {}]}, "c": []}',
+        '{"a": "} \\" { \\\\", "b": "]"}',
+        '{"caf\\u00e9": "🙂"}',
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_the_parts_of_a_forced_call_are_its_arguments(arguments: str, size: int) -> None:
+    text = f' {{"name": "get_time", "parameters": {arguments}}}\n'
+    found = grow(*(text[i : i + size] for i in range(0, len(text), size)))
+    made = [part for delta in found for part in delta.call_parts]
+    assert "".join(part.name for part in made) == "get_time"
+    assert "".join(part.arguments for part in made) == arguments
+    assert [part.ends for part in made] == [False] * (len(made) - 1) + [True]
+    assert "".join(delta.text for delta in found) == ""
+
+
+def test_a_forced_call_that_is_cut_ends_where_it_was_cut() -> None:
+    *_, last = grow('{"name": "get_weather", "parameters": {"ci', 'ty": "P', finish=Finish.LENGTH)
+    assert last.call_parts == (CallPart("", 'ty": "P'),)
+    assert (last.text, last.finish) == ("", Finish.LENGTH)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The weather is", '{"name": "drop_tables", "parameters": {}}', '{"name": "get_weather", "pa'],
+)
+def test_what_should_have_been_a_call_and_is_none_is_text(text: str) -> None:
+    found = grow(text[:5], text[5:])
+    assert "".join(delta.text for delta in found) == text
+    assert (found[-1].call_parts, found[-1].tool_calls) == ((), ())
+    assert found[-1].finish is Finish.STOP
+
+
+def test_a_forced_call_in_another_form_is_passed_on_whole() -> None:
+    *_, last = grow("<|python_tag|>", f"[{CALL}]")
+    assert parts(last) == (CallPart("get_weather", '{"city":"Paris"}', ends=True),)
+    assert last.finish is Finish.TOOL_CALLS

@@ -25,6 +25,7 @@ from serving.batch.desk import Desk
 from serving.batch.steps import Bounds
 from serving.batch.worker import ROUTE, Worker
 from serving.catalog import Catalog, Model
+from serving.cluster.finetunes import Finetunes
 from serving.cluster.tenants import Tenancy, Tenants
 from serving.core import Limits, Receipt, Size
 from serving.engine.fake import FakeEngine, count_tokens
@@ -33,6 +34,7 @@ from serving.settings import Settings
 from serving.tenancy import accounts, tables
 from serving.tenancy.batches import Demand
 from tests.servers import free_port
+from tests.tenancy import test_finetunes as lora
 from tests.tenancy.conftest import ACCOUNT, MODEL, TOKEN, Service, bearer, path, serving
 from tests.tenancy.test_metering import _start
 
@@ -84,22 +86,27 @@ async def replica(
     admission: Gate | None = None,
     *,
     starts: bool = True,
+    model: Model | None = None,
+    adapters: Finetunes | None = None,
     **bounds: Any,
 ) -> AsyncIterator[Replica]:
     engine, receipts, bound = FakeEngine(), list[Receipt](), Bounds(**bounds)
     database = tenants.tenancy.database
+    model = model or Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2)
     worker = Worker(
         database,
         tenants.identity,
         engine,
-        Catalog(Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2)),
+        Catalog(model),
         tenants.prices,
         bound,
         admission=admission,
+        adapters=adapters,
         observers=[receipts.append],
     )
     desk = Desk(database, bound, worker.wake)
-    async with serving(tenants, engine, queue=desk, admission=admission) as service:
+    options = {"queue": desk, "admission": admission, "adapters": adapters}
+    async with serving(tenants, engine, model, **options) as service:
         if starts:
             worker.start()
         try:
@@ -153,6 +160,28 @@ async def test_the_model_may_be_named_in_the_body(tenants: Tenants) -> None:
         assert found["responses"][0]["result"]["response"] == "named"
 
 
+async def test_a_workers_binding_queues_and_polls(tenants: Tenants) -> None:
+    """Its answers have no envelope, and the option is in the body."""
+    bound = {"cf-consn-model-id": MODEL, "x-forwarded": "https://workers-binding.ai/run?version=3"}
+    url = f"/client/v4/accounts/{ACCOUNT}/ai/run/proxy"
+    async with replica(tenants) as made, made.service.client() as client:
+
+        async def ask(inputs: Any, **headers: str) -> httpx.Response:
+            body = {"inputs": inputs, "options": {"queueRequest": True}}
+            return await client.post(url, json=body, headers=headers or bound)
+
+        queued = (await ask({"requests": [{"prompt": "bound"}]})).json()
+        assert (queued["status"], queued["model"]) == ("queued", MODEL)
+        ended = await made.result(queued["request_id"])
+        assert ended["responses"][0]["result"]["response"] == "bound"
+        assert (await ask({"request_id": queued["request_id"]})).json() == ended
+        assert (await ask({"requests": []})).json()["errors"][0]["code"] == 5006
+        nameless = await ask({"prompt": "x"}, **{"x-forwarded": bound["x-forwarded"]})
+        assert nameless.json()["errors"][0]["code"] == 3003
+        at_once = {"inputs": {"prompt": "now"}, "options": {}}
+        assert (await client.post(url, json=at_once, headers=bound)).json()["response"] == "now"
+
+
 async def test_the_status_says_queued_then_running(tenants: Tenants) -> None:
     async with replica(tenants, starts=False) as made:
         id_ = await made.submit({"prompt": "a"})
@@ -183,6 +212,32 @@ async def test_some_fail_and_the_others_do_not(tenants: Tenants) -> None:
         assert Counter(row.outcome for row in usage.values()) == {"ok": 2, "failed": 1}
         assert sum(row.completion_tokens for row in usage.values()) == 3
         assert found["usage"]["completion_tokens"] == 3
+
+
+async def test_each_request_may_have_an_adapter(tenants: Tenants, settings: Settings) -> None:
+    model, database = lora.model(), tenants.tenancy.database
+    kept = Finetunes(database, Catalog(model), settings.state_dir / "adapters")
+    async with replica(tenants, model=model, adapters=kept) as made:
+        mine = await lora.make(made.service)
+        await lora.complete(made.service, mine.id)
+        await lora.make(made.service, "unfinished")
+        found = await made.result(
+            await made.submit(
+                {"prompt": "adapted", "lora": "mine"},
+                {"prompt": "plain"},
+                {"prompt": "nobody", "lora": "theirs"},
+                {"prompt": "half", "lora": "unfinished"},
+            )
+        )
+        good, bad = found["responses"][:2], found["responses"][2:]
+        assert [each["result"]["response"] for each in good] == ["adapted", "plain"]
+        assert [each["errors"][0]["code"] for each in bad] == [5007, 3039]
+        ran = {g.prompt[0].content[0]: g.adapter for g in made.service.engine.generations}
+        assert ran.keys() == {"adapted", "plain"}
+        assert ran["plain"] is None
+        assert ran["adapted"].id == mine.id
+        rows = [row for row in made.rows(tables.usage) if row.route == ROUTE]
+        assert Counter(row.adapter for row in rows) == {mine.id: 1, "": 3}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +18,7 @@ from serving.cluster.finetunes import Finetunes
 from serving.cluster.tenants import Tenants
 from serving.settings import Settings
 from serving.tenancy import finetunes
+from tests.contract import test_node
 from tests.tenancy.adapters import PREFIX, arrays, config, file
 from tests.tenancy.conftest import ACCOUNT, MODEL, TOKEN, Service, serving
 from tests.tenancy.test_metering import stored
@@ -24,6 +27,7 @@ CHECKPOINT = next(iter(Catalog.read(DEFAULT).models.values())).checkpoint
 TARGETS = targets.read(CHECKPOINT)
 # For what does not depend on the database.
 on_sqlite = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+HI = [{"role": "user", "content": "hi"}]
 WEIGHTS = file(arrays(TARGETS, ["layers.0.self_attn.q_proj", "layers.1.mlp.down_proj"]))
 
 
@@ -103,20 +107,56 @@ async def test_an_adapter_is_made_uploaded_listed_and_used_by_name_and_id(
 
 
 @on_sqlite
-async def test_the_openai_routes_take_adapters_too(service: Service) -> None:
+@pytest.mark.parametrize(
+    ("route", "body", "says"),
+    [
+        ("chat/completions", {"messages": HI}, "model_not_found"),
+        ("completions", {"prompt": "hi"}, "model_not_found"),
+        ("responses", {"input": "hi"}, "model_not_found"),
+        ("messages", {"messages": HI}, None),
+    ],
+)
+async def test_the_other_dialects_take_adapters_too(
+    service: Service, route: str, body: dict[str, Any], says: str | None
+) -> None:
     made = await make(service)
     await complete(service, made.id)
     async with service.client() as http:
-        for route, body in (
-            ("chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
-            ("completions", {"prompt": "hi"}),
-        ):
-            url = f"/client/v4/accounts/{ACCOUNT}/ai/v1/{route}"
-            response = await http.post(url, json={"model": MODEL, "lora": "mine", **body})
-            assert response.status_code == 200
-            assert service.engine.generations[-1].adapter.id == made.id
-            response = await http.post(url, json={"model": MODEL, "lora": "theirs", **body})
-            assert response.json()["error"]["code"] == "model_not_found"
+        url = f"/client/v4/accounts/{ACCOUNT}/ai/v1/{route}"
+        response = await http.post(url, json={"model": MODEL, "lora": "mine", **body})
+        assert response.status_code == 200
+        assert service.engine.generations[-1].adapter.id == made.id
+        response = await http.post(url, json={"model": MODEL, "lora": "theirs", **body})
+        assert (response.status_code, response.json()["errors"][0]["code"]) == (400, 5007)
+        assert response.json()["error"].get("code") == says
+    assert len(service.engine.generations) == 1
+
+
+@on_sqlite
+async def test_cloudflares_client_for_node_makes_and_uses_an_adapter(service: Service) -> None:
+    for mark in test_node.INSTALLED:
+        if mark.args[0]:
+            pytest.skip(mark.kwargs["reason"])
+    files = {"adapter_config.json": config(), "adapter_model.safetensors": WEIGHTS}
+    encoded = {name: base64.b64encode(data).decode() for name, data in files.items()}
+    seen = await asyncio.to_thread(
+        test_node.run,
+        "cloudflare",
+        "finetunes",
+        HOST=f"http://127.0.0.1:{service.port}",
+        ACCOUNT=ACCOUNT,
+        TOKEN=TOKEN,
+        FILES=json.dumps(encoded),
+    )
+    made = seen["made"]
+    assert (made["name"], made["model"], made["description"]) == ("labels", MODEL, "d")
+    assert [each["id"] for each in seen["listed"]] == [made["id"]]
+    assert seen["public"] == []
+    assert seen["text"] == "Say hello."
+    assert service.engine.generations[-1].adapter.id == made["id"]
+    assert (seen["unfinished"]["status"], seen["unknown"]["status"]) == (400, 400)
+    assert "3039" in seen["unfinished"]["message"]
+    assert "5007" in seen["unknown"]["message"]
 
 
 async def test_nobody_else_sees_or_uses_an_adapter(service: Service) -> None:

@@ -7,6 +7,8 @@
 - {name: RAY_SERVE_THROUGHPUT_OPTIMIZED, value: "1"}
 # Ray runs its workers at nice 15: the replica would yield to its own engine.
 - {name: RAY_worker_niceness, value: "0"}
+# Requests of a session go to one replica: Ray's `worker_process_setup_hook`, for all processes.
+- {name: __RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR, value: serving.cluster.affinity.apply}
 - {name: RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S, value: {{ .Values.drain.routeSeconds | quote }}}
 - {name: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S, value: {{ .Values.drain.routeSeconds | quote }}}
 - {name: RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S, value: {{ include "llama-vision.drain.replica" . | quote }}}

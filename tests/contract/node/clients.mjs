@@ -24,6 +24,7 @@ async function collected(stream) {
 async function openai() {
   const { default: OpenAI } = await import("openai");
   const client = new OpenAI({ baseURL: `${api}/accounts/${ACCOUNT}/ai/v1`, apiKey: TOKEN, maxRetries: 0 });
+  const format = { type: "json_schema", json_schema: { name: "echo", schema, strict: true } };
   const ask = (fields) => client.chat.completions.create({ model: MODEL, messages: say, ...fields });
   return {
     plain: async () => ({
@@ -32,8 +33,12 @@ async function openai() {
       helper: await client.chat.completions.stream({ model: MODEL, messages: say }).finalContent(),
       response: (await client.responses.create({ model: MODEL, input: "Say hello." })).output_text,
       picture: (await ask({ messages: see })).usage.prompt_tokens,
+      json: JSON.parse((await ask({ response_format: { type: "json_object" } })).choices[0].message.content),
+      parsed: (await client.chat.completions.parse({ model: MODEL, messages: say, response_format: format })).choices[0]
+        .message.parsed,
       models: (await collected(client.models.list())).map((model) => model.id),
       error: await errorOf(ask({ temperature: 9 })),
+      denied: (await errorOf(client.withOptions({ apiKey: "wrong" }).models.list())).name,
     }),
     tools: async () => {
       const helper = client.chat.completions.stream({ model: MODEL, messages: say, tools: [tool] });
@@ -54,11 +59,32 @@ async function cloudflare() {
       text: (await run({ messages: say })).response,
       streamed: await (await run({ prompt: "Say hello.", stream: true }).asResponse()).text(),
       picture: (await run({ messages: see })).usage.prompt_tokens,
+      json: (await run({ messages: say, response_format: { type: "json_schema", json_schema: schema } })).response,
       models: (await collected(client.ai.models.list({ account_id: ACCOUNT }))).map((model) => model.name),
       status: (await client.user.tokens.verify()).status,
       error: await errorOf(run({ prompt: "x" }, "@cf/nobody/none")),
     }),
-    tools: async () => ({ whole: (await run({ messages: say, tools: [tool] })).tool_calls }),
+    tools: async () => ({
+      whole: (await run({ messages: say, tools: [tool] })).tool_calls,
+      streamed: await (await run({ messages: say, tools: [tool], stream: true }).asResponse()).text(),
+    }),
+    finetunes: async () => {
+      const account = { account_id: ACCOUNT };
+      const made = await client.ai.finetunes.create({ ...account, model: MODEL, name: "labels", description: "d" });
+      const unfinished = await errorOf(run({ messages: say, lora: "labels" }));
+      for (const [name, data] of Object.entries(JSON.parse(process.env.FILES))) {
+        const file = await Cloudflare.toFile(Buffer.from(data, "base64"), name);
+        await client.ai.finetunes.assets.create(made.id, { ...account, file_name: name, file });
+      }
+      return {
+        made,
+        listed: await client.ai.finetunes.list(account),
+        public: await collected(client.ai.finetunes.public.list(account)),
+        unfinished,
+        text: (await run({ messages: say, lora: "labels" })).response,
+        unknown: await errorOf(run({ messages: say, lora: "nobody" })),
+      };
+    },
   };
 }
 
@@ -110,6 +136,7 @@ async function langchain() {
   return {
     plain: async () => ({
       text: (await chat.invoke("Say hello.")).content,
+      turns: (await chat.invoke([["system", "Be brief."], ["human", "Say hello."]])).content,
       streamed: (await collected(await chat.stream("Say hello."))).map((chunk) => chunk.content).join(""),
       error: await errorOf(make("@cf/nobody/none").invoke("x")),
     }),
