@@ -38,7 +38,8 @@ _AT_LEAST = 32  # tokens of output that are always expected
 class Policy:
     """What an operator decides.
 
-    `kept` of the engine's `slots` are for tenants that have less than their share there.
+    The engine runs `slots` requests of whoever comes, and `kept` more of tenants that have less
+    than their share there.
     `fails_open`: while the shared store is away each replica limits alone, else nobody with limits
     is served.
     """
@@ -102,6 +103,10 @@ class Gate:
             ticket.release(Usage())
             raise
         return ticket
+
+    def standing(self, item: Waiting) -> int:
+        """Of somebody who has a turn, among the others at the engine."""
+        return self._turns.standing(item)
 
     async def _reserve(
         self,
@@ -171,6 +176,11 @@ class Ticket:
     reserved: list[Charge]
     store: Store
     size: Size
+
+    @property
+    def priority(self) -> int:
+        """See the gateway's `Ticket`."""
+        return self.gate.standing(self.item)
 
     def settle(self, usage: Usage) -> None:
         """The request is over and used this much."""

@@ -32,8 +32,6 @@ from serving.tenancy.meter import Meter
 from serving.tenancy.secret import Secret
 from serving.tenancy.usage import sums
 
-_MAX_NUM_SEQS = 128  # vLLM's default
-
 
 @dataclass(frozen=True, slots=True)
 class Tenancy:
@@ -79,10 +77,9 @@ class Tenants:
     def admission(self, model: Model, size: Callable[[Generation], Size]) -> Gate:
         """The admission to one engine; `size` is the engine's measure of a request."""
         settings, redis = self._settings, self._settings.redis_url.get_secret_value()
-        running = _slots(model)
         policy = Policy(
-            slots=running,
-            kept=running // 16,
+            slots=model.slots,
+            kept=model.kept,
             queue_tokens=settings.queue_tokens,
             queue_pixels=settings.queue_pixels,
             patience=settings.queue_seconds,
@@ -104,7 +101,7 @@ class Tenants:
         observers: Iterable[Observer],
     ) -> Worker:
         """What runs queued requests: never so many at once that they fill the engine."""
-        most = min(self._settings.batch_concurrency, _slots(model) // 2)
+        most = min(self._settings.batch_concurrency, model.slots // 2)
         return Worker(
             self.tenancy.database,
             self.identity,
@@ -157,8 +154,3 @@ class Tenants:
         self.identity.close()
         self._ledger.close()
         self.tenancy.database.close()
-
-
-def _slots(model: Model) -> int:
-    """How many requests the engine runs at once."""
-    return int(model.engine.get("max_num_seqs", _MAX_NUM_SEQS))
