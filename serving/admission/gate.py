@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from serving.admission import charges
-from serving.admission.charges import Charge, Lease, Quota, Rate, Refusal
+from serving.admission.charges import Charge, Quota, Rate, Refusal
 from serving.admission.fair import LAST, Waiting
 from serving.admission.store import Memory, Store
 from serving.admission.turns import Load, Turns
@@ -157,12 +157,9 @@ class Gate:
 
     def settled(self, ticket: Ticket, usage: Usage) -> None:
         """Correct what was reserved by what was used."""
-        money = self._price(ticket.generation.model, usage)
-        differences = [
-            (c, 0 if isinstance(c, Lease) else charges.difference(c, usage, money))
-            for c in ticket.reserved
-        ]
-        if differences:
+        if ticket.reserved:
+            money = self._price(ticket.generation.model, usage)
+            differences = charges.settled(ticket.reserved, usage, money)
             ticket.store.settle(ticket.generation.id, differences)
 
 

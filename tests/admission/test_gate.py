@@ -40,7 +40,7 @@ def tenants(tmp_path: Path) -> Any:
 @pytest.fixture
 async def service(tenants: Tenants, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     policy = Policy(**{"slots": 4, "queue_tokens": 1000, "patience": 1.0} | _asked(request))
-    gate = Gate(policy, Memory(tenants._used_before()), size, tenants.price)
+    gate = Gate(policy, Memory(tenants.used), size, tenants.price)
     async with serving(tenants, admission=gate) as made:
         yield made
 
@@ -112,7 +112,7 @@ async def test_a_restart_forgets_no_quota(service: Service) -> None:
     limit(service, tokens_per_day=10)
     assert (await service.run(max_tokens=4)).status_code == 200
     service.tenants._ledger._ship()
-    again = Gate(Policy(4), Memory(service.tenants._used_before()), size, service.tenants.price)
+    again = Gate(Policy(4), Memory(service.tenants.used), size, service.tenants.price)
     async with serving(service.tenants, admission=again) as restarted:
         assert (await restarted.run(max_tokens=4)).status_code == 200
         assert said(await restarted.run(max_tokens=4)) == (429, 3036)
