@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from serving.errors import LoraUnsupported, UnknownModel
 
 DEFAULT = Path(__file__).with_name("catalog.yaml")
+_MAX_NUM_SEQS = 128  # unless the entry says otherwise
 
 
 class Model(BaseModel):
@@ -38,6 +39,19 @@ class Model(BaseModel):
     description: str = ""
     terms: str = "https://github.com/meta-llama/llama-models/blob/main/models/llama3_2/LICENSE"
     created_at: datetime = datetime(2024, 9, 25, 5, 36, 4, tzinfo=UTC)
+
+    @property
+    def slots(self) -> int:
+        """How many requests the engine runs at once, whosever they are."""
+        return int(self.engine.get("max_num_seqs", _MAX_NUM_SEQS))
+
+    @property
+    def kept(self) -> int:
+        """Places beside those, for tenants that have less than their share of the engine.
+
+        The engine is told of them, so that they are at nobody's expense while nobody needs them.
+        """
+        return max(1, self.slots // 8)
 
     @property
     def max_rank(self) -> int:

@@ -109,6 +109,7 @@ class Generation:
     lora: str = ""
     adapter: Adapter | None = None
     salt: str = ""  # prompts are cached for requests with the same salt only
+    priority: int = 0  # at the engine: lower first
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -137,11 +138,16 @@ class Finish(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one request. Image tokens are those of the prompt (`<|image|>`), not the tiles."""
+    """Tokens of one request.
+
+    A picture is one token of the prompt (`<|image|>`); `image_tokens` are what the vision tower
+    makes of it, as many as its tiles have patches: 1601 a tile of the published model.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    image_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

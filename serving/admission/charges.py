@@ -10,12 +10,15 @@ All charges of a request are reserved together or not at all. Pure: a store keep
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from serving.core import Caller, Limits, Usage
 
 MINUTE = 60.0
+DAY = 86_400.0
 _QUOTAS = ("tokens_per_day", "tokens_per_month", "picodollars_per_day", "picodollars_per_month")
 
 
@@ -52,7 +55,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """`cost` of at most `limit` until `ends` (Unix time). The key names the day or the month."""
+    """`cost` of at most `limit` in a day or a month.
+
+    `subject` is the account or the token whose it is; times are Unix seconds.
+    """
 
     key: str
     name: str
@@ -60,6 +66,8 @@ class Quota:
     cost: int
     ends: float
     counts_tokens: bool = True
+    begins: float = 0.0
+    subject: str = ""
 
 
 Charge = Rate | Lease | Quota
@@ -121,27 +129,52 @@ def _quotas(
         (limits.picodollars_per_month, "dollars per month", month, picodollars, False),
     )
     return [
-        Quota(quota_key(subject, window[0], counts), name, limit, cost, window[1], counts)
+        Quota(
+            key=f"{subject}:{window.name}:{'tokens' if counts else 'picodollars'}",
+            name=name,
+            limit=limit,
+            cost=cost,
+            ends=window.ends,
+            counts_tokens=counts,
+            begins=window.begins,
+            subject=subject,
+        )
         for limit, name, window, cost, counts in asked
         if limit is not None
     ]
 
 
-def quota_key(subject: str, window: str, counts_tokens: bool) -> str:
-    """The key of a day's (`2026-11-22`) or a month's (`2026-11`) use."""
-    return f"{subject}:{window}:{'tokens' if counts_tokens else 'picodollars'}"
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A day (`2026-11-22`) or a month (`2026-11`) of UTC's, in Unix seconds."""
+
+    name: str
+    begins: float
+    ends: float
 
 
-def windows(now: float) -> tuple[tuple[str, float], tuple[str, float]]:
-    """The day and the month of a time: their names and when they end. Both are UTC's."""
-    moment = datetime.fromtimestamp(now, UTC)
-    midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
-    tomorrow = midnight + timedelta(days=1)
-    next_month = (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
+def windows(now: float) -> tuple[Window, Window]:
+    """The day and the month of a time."""
+    return _windows(int(now // DAY))
+
+
+@lru_cache(maxsize=8)
+def _windows(day: int) -> tuple[Window, Window]:
+    midnight = datetime.fromtimestamp(day * DAY, UTC)
+    first = midnight.replace(day=1)
+    end = (first + timedelta(days=32)).replace(day=1).timestamp()
     return (
-        (f"{moment:%Y-%m-%d}", tomorrow.timestamp()),
-        (f"{moment:%Y-%m}", next_month.timestamp()),
+        Window(f"{midnight:%Y-%m-%d}", day * DAY, (day + 1) * DAY),
+        Window(f"{midnight:%Y-%m}", first.timestamp(), end),
     )
+
+
+def settled(charges: Iterable[Charge], usage: Usage, picodollars: int) -> list[tuple[Charge, int]]:
+    """The charges with what settling adds to each; without any usage, what gives them back."""
+    return [
+        (each, 0 if isinstance(each, Lease) else difference(each, usage, picodollars))
+        for each in charges
+    ]
 
 
 def difference(charge: Rate | Quota, usage: Usage, picodollars: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from serving.admission import charges
-from serving.admission.charges import Charge, Lease, Quota, Rate, Refusal
+from serving.admission.charges import Charge, Quota, Rate, Refusal
 from serving.admission.fair import LAST, Waiting
 from serving.admission.store import Memory, Store
 from serving.admission.turns import Load, Turns
@@ -38,7 +38,8 @@ _AT_LEAST = 32  # tokens of output that are always expected
 class Policy:
     """What an operator decides.
 
-    `kept` of the engine's `slots` are for tenants that have less than their share there.
+    The engine runs `slots` requests of whoever comes, and `kept` more of tenants that have less
+    than their share there.
     `fails_open`: while the shared store is away each replica limits alone, else nobody with limits
     is served.
     """
@@ -103,6 +104,10 @@ class Gate:
             raise
         return ticket
 
+    def standing(self, item: Waiting) -> int:
+        """Of somebody who has a turn, among the others at the engine."""
+        return self._turns.standing(item)
+
     async def _reserve(
         self,
         caller: Caller,
@@ -152,12 +157,9 @@ class Gate:
 
     def settled(self, ticket: Ticket, usage: Usage) -> None:
         """Correct what was reserved by what was used."""
-        money = self._price(ticket.generation.model, usage)
-        differences = [
-            (c, 0 if isinstance(c, Lease) else charges.difference(c, usage, money))
-            for c in ticket.reserved
-        ]
-        if differences:
+        if ticket.reserved:
+            money = self._price(ticket.generation.model, usage)
+            differences = charges.settled(ticket.reserved, usage, money)
             ticket.store.settle(ticket.generation.id, differences)
 
 
@@ -171,6 +173,11 @@ class Ticket:
     reserved: list[Charge]
     store: Store
     size: Size
+
+    @property
+    def priority(self) -> int:
+        """See the gateway's `Ticket`."""
+        return self.gate.standing(self.item)
 
     def settle(self, usage: Usage) -> None:
         """The request is over and used this much."""

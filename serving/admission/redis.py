@@ -1,8 +1,11 @@
-"""Limits shared by all replicas, in Redis 7 or Valkey: one script, one round trip, all or nothing.
+"""Limits shared by all replicas, in Redis 7 or Valkey: one script, all charges or none.
 
 Redis runs a script alone, so two replicas cannot both take the last of anything. Its clock counts,
 not ours. Leases are members of a sorted set with the time they lapse, so that a replica that dies
-holds its callers back for `LEASE` seconds and not for ever.
+holds its callers back for `LEASE` seconds and not for ever. Quotas that Redis may have forgotten,
+or counted without us, are raised to what the database knows before they are used.
+
+What requests ask and tell while an exchange is under way goes together in the next one.
 """
 
 from __future__ import annotations
@@ -10,96 +13,49 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha1
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import RedisError
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
 
-from serving.admission.charges import Charge, Lease, Quota, Rate, Refusal
-from serving.admission.store import Differences
+from serving.admission import scripts
+from serving.admission.charges import Charge, Quota, Rate, Refusal, settled
+from serving.admission.scripts import RAISE, RESERVE, SETTLE
+from serving.admission.store import Differences, Used, unknown
+from serving.core import Usage
 from serving.errors import StoreDown
 
 LEASE = 900
 """Seconds; requests that run longer are not counted as running."""
 _TIMEOUT = 1.0  # seconds for a round trip, and to wait for a connection
-_CONNECTIONS = 8
+_CONNECTIONS = 2  # one exchanges, one is spare while that is made anew
 _REST = 1.0  # seconds for which it is not asked again after a failure
-_PREFIX = "llama-vision-serving:"
+_MOST = 100_000  # quotas remembered as raised
 
 _log = logging.getLogger("serving.admission")
+_SHA = {text: sha1(text.encode()).hexdigest() for text in (RESERVE, SETTLE, RAISE)}
 
-# KEYS: one a charge. ARGV: the request, the lease, then four a charge: kind, limit, a, b with
-#   rate  a = interval, b = units taken   quota  a = seconds to its end, b = cost   lease  0, 0
-# Answers {index of the charge that does not fit, seconds}, or {0, now, the TATs of the rates...}.
-_RESERVE = """
-local t = redis.call('TIME')
-local now = tonumber(t[1]) + tonumber(t[2]) / 1e6
-local tats = {}
-for i, key in ipairs(KEYS) do
-  local at = 2 + (i - 1) * 4
-  local kind, limit = ARGV[at + 1], tonumber(ARGV[at + 2])
-  local a, b = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
-  local wait = 0
-  if kind == 'rate' then
-    if limit == 0 then wait = a else
-      local tat = math.max(tonumber(redis.call('GET', key) or '0'), now) + b * a
-      tats[i] = tat
-      wait = tat - limit * a - now
-    end
-  elseif kind == 'quota' then
-    if tonumber(redis.call('GET', key) or '0') + b > limit then wait = a end
-  else
-    redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-    if redis.call('ZCARD', key) >= limit then wait = 1 end
-  end
-  if wait > 0 then return {i, string.format('%.6f', wait)} end
-end
-local answer = {0, string.format('%.6f', now)}
-for i, key in ipairs(KEYS) do
-  local at = 2 + (i - 1) * 4
-  local kind = ARGV[at + 1]
-  if kind == 'rate' then
-    local tat = string.format('%.6f', tats[i])
-    redis.call('SET', key, tat, 'EX', math.ceil(tats[i] - now) + 1)
-    table.insert(answer, tat)
-  elseif kind == 'quota' then
-    redis.call('INCRBY', key, ARGV[at + 4])
-    redis.call('EXPIRE', key, math.ceil(tonumber(ARGV[at + 3])) + 3600)
-  else
-    redis.call('ZADD', key, now + tonumber(ARGV[2]), ARGV[1])
-    redis.call('EXPIRE', key, ARGV[2])
-  end
-end
-return answer
-"""
 
-# KEYS as above. ARGV: the request, then two a charge: kind, what to add (seconds for a rate).
-_SETTLE = """
-local t = redis.call('TIME')
-local now = tonumber(t[1]) + tonumber(t[2]) / 1e6
-for i, key in ipairs(KEYS) do
-  local kind, add = ARGV[i * 2], ARGV[i * 2 + 1]
-  if kind == 'lease' then
-    redis.call('ZREM', key, ARGV[1])
-  elseif kind == 'quota' then
-    if redis.call('EXISTS', key) == 1 then redis.call('INCRBY', key, add) end
-  else
-    local tat = math.max(tonumber(redis.call('GET', key) or '0'), now) + tonumber(add)
-    if tat > now then
-      redis.call('SET', key, string.format('%.6f', tat), 'EX', math.ceil(tat - now) + 1)
-    else
-      redis.call('DEL', key)
-    end
-  end
-end
-"""
+@dataclass(slots=True)
+class _Call:
+    """A script to run, and who waits for its answer, if anybody."""
+
+    script: str
+    keys: list[str]
+    arguments: Sequence[str | int | float]
+    answer: asyncio.Future[Any] | None = None
 
 
 class Shared:
-    """A `Store` for all replicas."""
+    """A `Store` for all replicas. For one event loop."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, used: Used = unknown) -> None:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
@@ -107,26 +63,30 @@ class Shared:
             socket_timeout=_TIMEOUT,
             socket_connect_timeout=_TIMEOUT,
             decode_responses=True,
+            redis_connect_func=self._connected,
+            retry=Retry(NoBackoff(), 0),  # what was sent may have been done
         )
         self._redis = Redis.from_pool(pool)
-        self._reserve: Callable[..., Awaitable[Any]] = self._redis.register_script(_RESERVE)
-        self._settle: Callable[..., Awaitable[Any]] = self._redis.register_script(_SETTLE)
+        self._used = used
+        self._raised: set[str] = set()  # quotas known to be no lower than the database says
         self._away_until = 0.0
-        self._unsettled: list[tuple[str, Differences]] = []
-        self._settling: asyncio.Future[None] | None = None
+        self._calls: list[_Call] = []
+        self._exchange: asyncio.Future[None] | None = None
 
     async def reserve(self, request: str, charges: Sequence[Charge]) -> Refusal | dict[str, float]:
         """See `Store.reserve`."""
         if time.monotonic() < self._away_until:
             raise StoreDown(_REST)
+        quotas = [each for each in charges if isinstance(each, Quota)]
+        await self._raise([each for each in quotas if each.key not in self._raised])
         now = time.time()
-        arguments = [word for charge in charges for word in _words(charge, now)]
-        try:
-            answer = await self._reserve(_keys(charges), [request, LEASE, *arguments])
-        except (RedisError, OSError) as error:
-            self._failed(error)
-            raise StoreDown(_REST) from error
+        answer = await self._take(request, charges, now)
+        if answer[0] < 0:  # emptied under us
+            await self._raise(quotas)
+            answer = await self._take(request, charges, now)
         if answer[0]:
+            if answer[0] < 0:
+                raise StoreDown(_REST)
             return Refusal(charges[answer[0] - 1], float(answer[1]))
         ahead = now - float(answer[1])
         rates = [charge.key for charge in charges if isinstance(charge, Rate) and charge.limit]
@@ -134,31 +94,82 @@ class Shared:
 
     def settle(self, request: str, differences: Differences) -> None:
         """See `Store.settle`. What cannot be told to Redis lapses there: leases after `LEASE`."""
-        self._unsettled.append((request, differences))
-        if self._settling is None or self._settling.done():
-            self._settling = asyncio.ensure_future(self._tell())
+        keys = scripts.keys([charge for charge, _ in differences])
+        self._say(_Call(SETTLE, keys, [request, *scripts.settling(differences)]))
 
     async def close(self) -> None:
         """Finish settling; close the connections."""
-        if self._settling is not None:
-            await self._settling
+        if self._exchange is not None:
+            await self._exchange
         await self._redis.aclose()
 
-    async def _tell(self) -> None:
-        """Tell Redis at once; what is settled while that takes goes together next."""
-        while self._unsettled:
-            batch, self._unsettled = self._unsettled, []
+    async def _take(self, request: str, charges: Sequence[Charge], now: float) -> Any:
+        words = [request, LEASE, *scripts.reserving(charges, now)]
+        answer = self._ask(_Call(RESERVE, scripts.keys(charges), words))
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            # The client left, but what it asked for may be granted all the same: give it back.
+            answer.add_done_callback(lambda done: self._give_back(request, charges, done))
+            raise
+
+    def _give_back(
+        self, request: str, charges: Sequence[Charge], done: asyncio.Future[Any]
+    ) -> None:
+        if done.exception() is None and done.result()[0] == 0:
+            self.settle(request, settled(charges, Usage(), 0))
+
+    async def _raise(self, quotas: Sequence[Quota]) -> None:
+        """To what the database says has been used of them."""
+        if not quotas:
+            return
+        used, now = await self._used(quotas), time.time()
+        words = scripts.raising(quotas, used, now)
+        await self._ask(_Call(RAISE, scripts.keys(quotas), words))
+        if len(self._raised) > _MOST:
+            self._raised.clear()
+        self._raised.update(quota.key for quota in quotas)
+
+    def _ask(self, call: _Call) -> asyncio.Future[Any]:
+        call.answer = asyncio.get_running_loop().create_future()
+        self._say(call)
+        return call.answer
+
+    def _say(self, call: _Call) -> None:
+        self._calls.append(call)
+        if self._exchange is None or self._exchange.done():
+            self._exchange = asyncio.ensure_future(self._talk())
+
+    async def _talk(self) -> None:
+        """Make all calls there are; what comes while that takes goes together next."""
+        while self._calls:
+            calls, self._calls = self._calls, []
             try:
-                async with self._redis.pipeline(transaction=False) as pipeline:
-                    for request, differences in batch:
-                        keys = _keys([charge for charge, _ in differences])
-                        words = [
-                            w for charge, more in differences for w in _correction(charge, more)
-                        ]
-                        await self._settle(keys, [request, *words], client=pipeline)
-                    await pipeline.execute()
+                answers = await self._run(calls)
             except (RedisError, OSError) as error:
                 self._failed(error)
+                answers = [error] * len(calls)
+            for call, answer in zip(calls, answers, strict=True):
+                _tell(call, answer)
+
+    async def _run(self, calls: Sequence[_Call]) -> list[Any]:
+        """Raises: RedisError, OSError: Redis is away."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for call in calls:
+                pipeline.evalsha(_SHA[call.script], len(call.keys), *call.keys, *call.arguments)
+            answers = await pipeline.execute(raise_on_error=False)
+        if not any(isinstance(answer, NoScriptError) for answer in answers):
+            return list(answers)
+        for script in _SHA:  # a new Redis, or one that was restarted
+            await self._redis.script_load(script)
+        missed = [isinstance(answer, NoScriptError) for answer in answers]
+        again = iter(await self._run([c for c, was in zip(calls, missed, strict=True) if was]))
+        return [next(again) if was else a for a, was in zip(answers, missed, strict=True)]
+
+    async def _connected(self, connection: AbstractConnection) -> None:
+        """A connection is made anew: it may be another Redis, or one with an older state."""
+        self._raised.clear()
+        await connection.on_connect()
 
     def _failed(self, error: Exception) -> None:
         if time.monotonic() >= self._away_until:
@@ -166,27 +177,13 @@ class Shared:
         self._away_until = time.monotonic() + _REST
 
 
-def _keys(charges: Sequence[Charge]) -> list[str]:
-    return [_PREFIX + charge.key for charge in charges]
-
-
-def _words(charge: Charge, now: float) -> tuple[str | int | float, ...]:
-    match charge:
-        case Rate(limit=0):
-            return "rate", 0, charge.period, 0
-        case Rate():
-            return "rate", charge.limit, charge.interval, charge.taken
-        case Quota():
-            return "quota", charge.limit, charge.ends - now, charge.cost
-        case Lease():
-            return "lease", charge.limit, 0, 0
-
-
-def _correction(charge: Charge, more: int) -> tuple[str, int | float]:
-    match charge:
-        case Rate():
-            return "rate", more * charge.interval if charge.limit else 0
-        case Quota():
-            return "quota", more
-        case Lease():
-            return "lease", 0
+def _tell(call: _Call, answer: Any) -> None:
+    if call.answer is None:
+        if isinstance(answer, Exception):
+            _log.debug("not settled: %s", type(answer).__name__)
+    elif call.answer.done():
+        return
+    elif isinstance(answer, Exception):
+        call.answer.set_exception(StoreDown(_REST))
+    else:
+        call.answer.set_result(answer)

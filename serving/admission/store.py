@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from serving.admission.charges import Charge, Lease, Quota, Rate, Refusal, arrive
 
 Differences = Sequence[tuple[Charge, int]]
 """What settling adds to each charge; a lease ends whatever is added."""
+
+Used = Callable[[Sequence[Quota]], Awaitable[Mapping[str, int]]]
+"""What quotas have lost already by the usage in the database, by their keys.
+
+Raises StoreDown. Asked when a quota is first met, and again when a store may have forgotten."""
+
+
+async def unknown(quotas: Sequence[Quota]) -> Mapping[str, int]:
+    """A `Used` for those who have no database: nothing yet."""
+    return dict.fromkeys((quota.key for quota in quotas), 0)
 
 
 class Store(Protocol):
@@ -31,15 +41,19 @@ class Store(Protocol):
 class Memory:
     """A `Store` for one replica. For one thread."""
 
-    def __init__(self, used: Mapping[str, int] | None = None) -> None:
-        """`used`: what the quotas of today and this month have lost before this start."""
+    def __init__(self, used: Used = unknown) -> None:
+        self._before = used
         self._tats: dict[str, float] = {}
         self._running: dict[str, int] = {}
-        self._used: dict[str, int] = dict(used or {})
+        self._used: dict[str, int] = {}
         self._ends: dict[str, float] = {}
 
     async def reserve(self, request: str, charges: Sequence[Charge]) -> Refusal | dict[str, float]:
         """See `Store.reserve`."""
+        new = [c for c in charges if isinstance(c, Quota) and c.key not in self._used]
+        if new:
+            # Whoever else asked meanwhile may have counted already.
+            self._used = {**await self._before(new), **self._used}
         now = time.time()
         tats: dict[str, float] = {}
         for charge in charges:

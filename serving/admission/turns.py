@@ -1,9 +1,9 @@
 """The queue before the engine: as many requests at once as it batches, the others by fair shares.
 
-Some places at the engine are kept for tenants that have less than their share there: a tenant that
-sends little need not wait for another's request to end. The queue is bounded in tokens and pixels:
-when it is full the newest request of whoever fills most of it makes room; whoever waits longer than
-`patience` is told to come back, and when.
+Some places more are kept for tenants that have less than their share there: a tenant that sends
+little need not wait for another's request to end, and one that is alone misses none. The queue is
+bounded in tokens and pixels: when it is full the newest request of whoever fills most of it makes
+room; whoever waits longer than `patience` is told to come back, and when.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from serving.errors import Overloaded
 
 _BUSY = "Capacity temporarily exceeded, please try again."
 _MEMORY = 0.9  # how much of the measured speed is kept per request
+_LOWEST = 1000  # priorities beyond are all alike to the engine, which knows 64 bits
+_BAND = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Turns:
     def __init__(
         self, slots: int, tokens: int, pixels: int, patience: float, kept: int = 0
     ) -> None:
-        """At most `slots` at the engine, `kept` of them for tenants below their share.
+        """At most `slots` at the engine, and `kept` more of tenants below their share.
 
         At most `tokens` and `pixels` wait, for `patience` seconds.
         """
@@ -61,6 +63,15 @@ class Turns:
         """What waits and runs. For any thread: nothing here is gone through step by step."""
         queue = self._queue
         return Load(self.waiting, queue.tokens, queue.pixels, self._running.total())
+
+    def standing(self, item: Waiting) -> int:
+        """Where the item stands among those at the engine, by vLLM's rule: lower goes first.
+
+        By priority, then by how many its tenant has there for its weight: what one has let in
+        at once does not come before what another sends next.
+        """
+        share = 1000 * self._running[item.flow] // item.weight
+        return min(item.priority, _LOWEST) * _BAND + share
 
     async def take(self, item: Waiting, may_wait: bool = True) -> None:
         """Return when it is the item's turn; `give` must follow.
@@ -107,11 +118,11 @@ class Turns:
     def _has_place(self, item: Waiting) -> bool:
         """Whether the engine has a place for the item; the last ones are not for everybody."""
         running = self._running.total()
-        if running < self._slots - self._kept:
+        if running < self._slots:
             return True
         if item.priority == LAST:
             return False  # what is kept is for those who wait for an answer
-        return running < self._slots and self._is_below_share(item)
+        return running < self._slots + self._kept and self._is_below_share(item)
 
     def _is_below_share(self, item: Waiting) -> bool:
         tenants = self._running.keys() | self._queue.flows | {item.flow}
@@ -122,7 +133,7 @@ class Turns:
         return item.flow in self._queue.flows or not self._is_below_share(item)
 
     def _next(self) -> None:
-        while self._running.total() < self._slots:
+        while self._running.total() < self._slots + self._kept:
             item = next(filter(self._has_place, self._queue.heads()), None)
             if item is None:
                 return

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from serving import admin
-from serving.admission.charges import quota_key, windows
+from serving.admission.charges import Quota
 from serving.admission.gate import Gate, Policy
 from serving.admission.redis import Shared
 from serving.admission.store import Memory
@@ -17,22 +17,20 @@ from serving.batch.worker import Worker
 from serving.catalog import Catalog, Model
 from serving.core import Generation, Size, Usage
 from serving.engine import Engine
+from serving.errors import StoreDown
 from serving.gateway.agreement import Agreements
 from serving.gateway.finetunes import Finetunes
 from serving.gateway.receipts import Observer
 from serving.gateway.tenant import Admission
 from serving.settings import Settings
-from serving.tenancy import accounts, prices
+from serving.tenancy import accounts, hours, prices
 from serving.tenancy.agreements import Register
-from serving.tenancy.database import Database
+from serving.tenancy.database import Database, Down
 from serving.tenancy.identity import Identity
 from serving.tenancy.journal import Journal
 from serving.tenancy.ledger import Ledger
 from serving.tenancy.meter import Meter
 from serving.tenancy.secret import Secret
-from serving.tenancy.usage import sums
-
-_MAX_NUM_SEQS = 128  # vLLM's default
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +77,15 @@ class Tenants:
     def admission(self, model: Model, size: Callable[[Generation], Size]) -> Gate:
         """The admission to one engine; `size` is the engine's measure of a request."""
         settings, redis = self._settings, self._settings.redis_url.get_secret_value()
-        running = _slots(model)
         policy = Policy(
-            slots=running,
-            kept=running // 16,
+            slots=model.slots,
+            kept=model.kept,
             queue_tokens=settings.queue_tokens,
             queue_pixels=settings.queue_pixels,
             patience=settings.queue_seconds,
             fails_open=settings.limits_fail == "open",
         )
-        store = Shared(redis) if redis else Memory(self._used_before())
+        store = Shared(redis, self.used) if redis else Memory(self.used)
         return Gate(policy, store, size, self.price)
 
     def agreements(self) -> Agreements | None:
@@ -104,7 +101,7 @@ class Tenants:
         observers: Iterable[Observer],
     ) -> Worker:
         """What runs queued requests: never so many at once that they fill the engine."""
-        most = min(self._settings.batch_concurrency, _slots(model) // 2)
+        most = min(self._settings.batch_concurrency, model.slots // 2)
         return Worker(
             self.tenancy.database,
             self.identity,
@@ -137,28 +134,28 @@ class Tenants:
         """Of a model's usage, in picodollars."""
         return self.prices.get(model, prices.FREE).of(usage)
 
-    def _used_before(self) -> dict[str, int]:
-        """What today and this month have seen before this start, by the keys of quotas."""
-        now = datetime.now(UTC)
-        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        day, month = windows(now.timestamp())
-        used: dict[str, int] = {}
+    async def used(self, quotas: Sequence[Quota]) -> Mapping[str, int]:
+        """What these have lost already, by the usage in the database.
+
+        Raises:
+            StoreDown: it is away.
+        """
+        try:
+            return await asyncio.to_thread(self._used, quotas)
+        except Down as error:
+            raise StoreDown from error
+
+    def _used(self, quotas: Sequence[Quota]) -> dict[str, int]:
+        found = {}
         with self.tenancy.database.begin() as connection:
-            for window, begin in ((day, midnight), (month, midnight.replace(day=1))):
-                for group in ("account", "token"):
-                    for line in sums(connection, begin, now, by=(group,)):
-                        tokens = line.prompt_tokens + line.completion_tokens
-                        used[quota_key(line.groups[0], window[0], True)] = tokens
-                        used[quota_key(line.groups[0], window[0], False)] = line.picodollars
-        return used
+            for quota in quotas:
+                begin = int(quota.begins * 1000)
+                tokens, money = hours.used(connection, quota.subject, begin)
+                found[quota.key] = tokens if quota.counts_tokens else money
+        return found
 
     def close(self) -> None:
         """Ship what is left and let go of the database."""
         self.identity.close()
         self._ledger.close()
         self.tenancy.database.close()
-
-
-def _slots(model: Model) -> int:
-    """How many requests the engine runs at once."""
-    return int(model.engine.get("max_num_seqs", _MAX_NUM_SEQS))

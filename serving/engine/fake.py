@@ -3,7 +3,8 @@
 It echoes: the answer is the words of the last turn, one token each, cut at `max_tokens` and before
 the first of the `stop` texts. With `json` asked for, the answer is that echo in an object; when it
 must call, the echo is the argument of a call of the first tool. Usage by the same rule: a token is
-a word, and a picture in the prompt counts as one. `Faults` make it slow, busy or broken on demand.
+a word; a picture in the prompt counts as one, and has `IMAGE_TOKENS`. `Faults` make it slow, busy
+or broken on demand.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from serving.core import Delta, Finish, Generation, Image, RawPrompt, Usage
 from serving.engine import Spent, unheard
 from serving.errors import EngineFailed, Overloaded, ServingError
 
+IMAGE_TOKENS = 1601
+"""Of a picture, whatever its size."""
 _TOKEN = re.compile(r"\s*\S+")
 
 
@@ -99,7 +102,9 @@ class FakeEngine:
         words = _TOKEN.findall(text) or [""]
         limit = generation.sampling.max_tokens
         tokens, finish = words[:limit], Finish.STOP if len(words) <= limit else Finish.LENGTH
-        usage = self.usage[generation.id] = Usage(count_tokens(generation))
+        image_tokens = IMAGE_TOKENS * len(generation.images)
+        usage = Usage(count_tokens(generation), image_tokens=image_tokens)
+        self.usage[generation.id] = usage
         whole = []
         for index, token in enumerate(tokens):
             await self._pace(index)

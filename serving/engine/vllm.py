@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -35,6 +36,7 @@ from serving.errors import (
     Overloaded,
     ServingError,
 )
+from serving.mllama.config import tile_tokens
 
 # Finish reasons of vLLM that end an answer well; the others are errors and aborts.
 _FINISH = {"stop": Finish.STOP, "repetition": Finish.STOP, "length": Finish.LENGTH}
@@ -55,7 +57,9 @@ class VllmEngine:
         self._prompts = Ahead(Prompter.load(model.checkpoint))
         self._llm = _Llm.from_engine_args(_engine_args(model))
         self._llm.spent = {}
-        self._tile: int = self._llm.model_config.hf_config.vision_config.image_size
+        vision = self._llm.model_config.hf_config.vision_config
+        self._tile: int = vision.image_size
+        self._tile_tokens = tile_tokens(vision)
         self._defaults = self._llm.model_config.get_diff_sampling_param()
         self._adapters = Adapters(self._llm.add_lora)
         self._pace = Pace()
@@ -65,7 +69,7 @@ class VllmEngine:
         self, generation: Generation, spent: Spent = unheard
     ) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`. Closing or cancelling aborts in the engine, at any point."""
-        with self._in_our_words(), self._accounted(generation.id, spent):
+        with self._in_our_words(), self._accounted(generation.id, spent) as told:
             if not generation.may_wait and self._waiting() >= 0:
                 raise self._overloaded("Capacity temporarily exceeded, please try again.")
             if _is_quick(generation):
@@ -74,11 +78,14 @@ class VllmEngine:
                 loop = asyncio.get_running_loop()
                 prompt = await loop.run_in_executor(self._preparers, self._prepare, generation)
             params = sampling.params(generation, self._defaults)
-            usage = Usage(prompt_tokens=len(prompt["prompt_token_ids"]))
             rendered = await self._render(prompt)
+            usage = Usage(len(prompt["prompt_token_ids"]), image_tokens=self._of_images(rendered))
+            told.append(usage)
             adapter = await self._adapters.of(generation)
             # Closing vLLM's generator is what aborts: leave it to no garbage collector.
-            outputs = self._llm.generate(rendered, params, generation.id, lora_request=adapter)
+            outputs = self._llm.generate(
+                rendered, params, generation.id, lora_request=adapter, priority=generation.priority
+            )
             async with aclosing(outputs):
                 async for output in outputs:
                     usage = _counted(usage, output)
@@ -111,13 +118,17 @@ class VllmEngine:
         return length(generation) // _CHARACTERS_PER_TOKEN
 
     @contextmanager
-    def _accounted(self, request_id: str, spent: Spent) -> Iterator[None]:
-        """Tell `spent` what the request had used if the block is given up."""
+    def _accounted(self, request_id: str, spent: Spent) -> Iterator[list[Usage]]:
+        """Tell `spent` what the request had used if the block is given up.
+
+        The block says what it uses before its first token.
+        """
+        told: list[Usage] = []
         try:
-            yield
+            yield told
         finally:
             if (usage := self._llm.spent.pop(request_id, None)) is not None:
-                spent(usage)
+                spent(replace(usage, image_tokens=told[0].image_tokens))
 
     async def check_health(self) -> None:
         """Raises: EngineFailed: the engine process is dead or its loop broke."""
@@ -171,6 +182,11 @@ class VllmEngine:
             prompt["cache_salt"] = generation.salt
         return _with_pictures(prompt, pictures, generation.salt)
 
+    def _of_images(self, rendered: Any) -> int:
+        """Tokens that the vision tower will make: of tiles as they were really cut."""
+        pictures = rendered.get("mm_kwargs", {}).get("image", ())
+        return self._tile_tokens * sum(int(each["num_tiles"].data) for each in pictures)
+
     async def _render(self, prompt: TokensPrompt) -> Any:
         """vLLM's own preprocessing; tiles and normalises pictures in a thread of its own."""
         parsed = parse_model_prompt(self._llm.model_config, prompt)
@@ -215,7 +231,12 @@ def _engine_args(model: Model) -> AsyncEngineArgs:
         # The front end's record of which pictures the engine holds goes wrong when a client leaves
         # while its picture is being tiled: the next request with that picture would then fail.
         mm_processor_cache_gb=0,
-        **model.engine,
+        # What waits, runs and gives way in the engine does so in the order that admission says.
+        **{
+            "scheduling_policy": "priority",
+            **model.engine,
+            "max_num_seqs": model.slots + model.kept,
+        },
     )
 
 
@@ -232,6 +253,7 @@ def _counted(usage: Usage, output: RequestOutput) -> Usage:
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens + len(output.outputs[0].token_ids),
         cached_tokens=output.num_cached_tokens or 0,
+        image_tokens=usage.image_tokens,
     )
 
 

@@ -17,6 +17,11 @@ from serving.gateway.receipts import Draft
 class Ticket(Protocol):
     """Leave to use the engine, until settled."""
 
+    @property
+    def priority(self) -> int:
+        """Where the request stands at the engine: lower goes first."""
+        ...
+
     def settle(self, usage: Usage) -> None:
         """Charge what was used instead of what was reserved. Called once, never waits."""
         ...
@@ -38,6 +43,8 @@ class Admission(Protocol):
 
 class Unlimited:
     """The `Admission` that lets everybody in at once, and its own ticket."""
+
+    priority = 0
 
     async def admit(self, caller: Caller, generation: Generation, headers: Headers) -> Ticket:
         """See `Admission.admit`."""
@@ -80,13 +87,15 @@ class Tenant:
             usage = total
             spent(total)
 
-        generation = self._theirs(generation)
+        self._note(generation)
         asked = perf_counter()
         try:
             ticket = await self._admission.admit(self._caller, generation, self._draft.headers)
         finally:
             self._draft.queued = perf_counter() - asked
+        salt, priority = self._caller.salt, ticket.priority
         try:
+            generation = replace(generation, salt=salt, priority=priority)
             async with aclosing(self._engine.generate(generation, given_up)) as deltas:
                 async for delta in deltas:
                     usage = delta.usage or usage
@@ -94,12 +103,11 @@ class Tenant:
         finally:
             ticket.settle(usage)
 
-    def _theirs(self, generation: Generation) -> Generation:
-        """With the caller's salt; from here on the request is accounted for."""
+    def _note(self, generation: Generation) -> None:
+        """From here on the request is accounted for."""
         self._draft.images = len(generation.images)
         if self._begin is not None:
             self._draft.progress = self._begin(self._draft.receipt())
-        return replace(generation, salt=self._caller.salt) if self._caller.salt else generation
 
     async def count(self, generation: Generation) -> int:
         """See `Engine.count`."""

@@ -18,8 +18,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, bindparam, case, delete, func, or_, select, update
 
 from serving.core import Usage
-from serving.tenancy import tables
-from serving.tenancy.database import insert_new
+from serving.tenancy import hours, tables
 from serving.tenancy.record import Record
 
 _batches, _items = tables.batches, tables.items
@@ -235,7 +234,7 @@ def end(
     ).scalar_one_or_none()
     if found is None:
         return False
-    insert_new(connection, tables.usage, [record.row()])
+    hours.add(connection, [record])
     last = case((_batches.c.open == 1, now), else_=None)
     close = update(_batches).where(_batches.c.id == found)
     connection.execute(close.values(open=_batches.c.open - 1, ended_at=last))

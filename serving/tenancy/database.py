@@ -66,10 +66,14 @@ class Database:
         self._engine.dispose()
 
 
+def dialect_of(connection: Connection) -> Any:
+    """The module whose `insert` knows `ON CONFLICT`, in the same words for both."""
+    return postgresql if connection.dialect.name == "postgresql" else sqlite
+
+
 def insert_new(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> None:
     """Insert the rows whose primary key is not there yet."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+    connection.execute(dialect_of(connection).insert(table).on_conflict_do_nothing(), rows)
 
 
 def _engine(url: str) -> Engine:

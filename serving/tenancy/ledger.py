@@ -15,8 +15,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from serving.tenancy import tables
-from serving.tenancy.database import Database, Down, insert_new
+from serving.tenancy import hours
+from serving.tenancy.database import Database, Down
 from serving.tenancy.journal import Journal, lines_of
 from serving.tenancy.record import Record
 from serving.tenancy.slots import left_in
@@ -84,9 +84,8 @@ def insert(database: Database, records: Sequence[Record]) -> None:
         Down: some may be there, and may be sent again.
     """
     for begin in range(0, len(records), _BATCH):
-        rows = [record.row() for record in records[begin : begin + _BATCH]]
         with database.begin() as connection:
-            insert_new(connection, tables.usage, rows)
+            hours.add(connection, records[begin : begin + _BATCH])
 
 
 def ship_left(database: Database, folder: Path) -> int:

@@ -16,7 +16,7 @@ CRASHED = "crashed"  # the outcome of requests whose process died under them
 
 
 class Record(msgspec.Struct, frozen=True):
-    """The columns of `tables.usage`, in their order."""
+    """The columns of `tables.usage`."""
 
     receipt: str
     at: int
@@ -40,6 +40,7 @@ class Record(msgspec.Struct, frozen=True):
     output_price: int
     picodollars: int
     microneurons: int
+    image_tokens: int = 0  # lines of journals of an earlier release have none
 
     def row(self) -> dict[str, Any]:
         """For an insert."""
@@ -64,6 +65,7 @@ def of(receipt: Receipt, prices: Prices) -> Record:
         code=receipt.code,
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,
+        image_tokens=usage.image_tokens,
         completion_tokens=usage.completion_tokens,
         images=receipt.images,
         duration_us=int(receipt.duration * 1e6),
@@ -105,6 +107,7 @@ class Start(msgspec.Struct, frozen=True):
             code=None,
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
+            image_tokens=usage.image_tokens,
             completion_tokens=usage.completion_tokens,
             images=self.images,
             duration_us=0,

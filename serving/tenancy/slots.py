@@ -1,10 +1,11 @@
 """What the running requests have used, in memory that outlives the process.
 
-A file of fixed slots, mapped into memory: writing three counters costs less than a microsecond, and
+A file of fixed slots, mapped into memory: writing the counters costs less than a microsecond, and
 when the process is killed the kernel still has them. (A power cut loses them.) The counters are
 written before the tokens are sent, so no client has received more than its slot says.
 
-    slot:  length of the head (u32; 0: free) | prompt, cached, completion tokens (3 x u32) | head
+    slot:  length of the head (u32; 0: free) | tokens (4 x u32) | head
+    tokens:  of the prompt, cached, of images, of the completion
     head:  a `Start` as JSON
 """
 
@@ -26,7 +27,7 @@ COUNT: Final = 8192
 """More requests than a replica takes at a time."""
 
 _LENGTH = Struct("<I")
-_USED = Struct("<III")
+_USED = Struct("<IIII")
 _HEAD: Final = _LENGTH.size + _USED.size
 
 _encode = msgspec.json.Encoder().encode
@@ -49,6 +50,7 @@ class Slot:
             self._offset + _LENGTH.size,
             usage.prompt_tokens,
             usage.cached_tokens,
+            usage.image_tokens,
             usage.completion_tokens,
         )
 
@@ -89,6 +91,6 @@ def left_in(file: Path) -> Iterator[Record]:
     for offset in range(0, len(data), SIZE):
         (length,) = _LENGTH.unpack_from(data, offset)
         if length:
-            prompt, cached, completion = _USED.unpack_from(data, offset + _LENGTH.size)
+            prompt, cached, image, completion = _USED.unpack_from(data, offset + _LENGTH.size)
             head = data[offset + _HEAD : offset + _HEAD + length]
-            yield _decode(head).crashed(Usage(prompt, completion, cached))
+            yield _decode(head).crashed(Usage(prompt, completion, cached, image))

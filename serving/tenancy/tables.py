@@ -76,6 +76,7 @@ usage = Table(
     Column("code", BigInteger, nullable=True),
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
+    Column("image_tokens", BigInteger, nullable=False, server_default="0"),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("images", BigInteger, nullable=False),
     Column("duration_us", BigInteger, nullable=False),
@@ -88,6 +89,28 @@ usage = Table(
     Column("microneurons", BigInteger, nullable=False),
     Index("ix_usage_account_at", "account", "at"),
     Index("ix_usage_at", "at"),
+)
+
+# Sums of the above, so that reports and quotas need not go through every request.
+hours = Table(
+    "usage_hours",
+    metadata,
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),  # its beginning
+    Column("account", String(32), primary_key=True),
+    Column("token", String(32), primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("outcome", String(16), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("image_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("images", BigInteger, nullable=False),
+    Column("picodollars", BigInteger, nullable=False),
+    Column("microneurons", BigInteger, nullable=False),
+    Index("ix_usage_hours_account_hour", "account", "hour"),
+    Index("ix_usage_hours_token_hour", "token", "hour"),
 )
 
 batches = Table(

@@ -1,4 +1,8 @@
-"""What was used: per hour or day, by account, token and model; and a month's summary."""
+"""What was used: per hour or day, by account, token and model; and a month's summary.
+
+Whole hours are read from their sums; only the rest of a time that begins or ends within an hour is
+added up from the requests.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Subquery, func, literal, select, union_all
 
 from serving.tenancy import tables
+from serving.tenancy.hours import HOUR, KEYS, SUMS
 from serving.tenancy.prices import dollars
 
-PERIODS = {"hour": 3_600_000, "day": 86_400_000}
+PERIODS = {"hour": HOUR, "day": 24 * HOUR}
 """Milliseconds. Both begin where UTC's do."""
 GROUPS = ("account", "token", "model", "route", "outcome")
 
@@ -28,6 +33,7 @@ class Line:
     requests: int
     prompt_tokens: int
     cached_tokens: int
+    image_tokens: int
     completion_tokens: int
     images: int
     picodollars: int
@@ -50,24 +56,34 @@ def sums(
     """
     if not set(by) <= set(GROUPS) or (period and period not in PERIODS):
         raise ValueError(f"group by {', '.join(GROUPS)}; periods are {', '.join(PERIODS)}")
-    columns = tables.usage.c
+    columns = _between(_ms(begin), _ms(end), account).c
     groups: list[Any] = [columns[name] for name in by]
     if period:
         size = PERIODS[period]
-        groups.insert(0, (columns.at - columns.at % size).label("begins"))
-    query = _summed(groups).where(columns.at >= _ms(begin), columns.at < _ms(end))
-    if account is not None:
-        query = query.where(columns.account == account)
-    rows = connection.execute(query.group_by(*groups).order_by(*groups)).all()
+        groups.insert(0, (columns.hour - columns.hour % size).label("begins"))
+    totals = [func.coalesce(func.sum(columns[name]), 0) for name in SUMS]
+    query = select(*groups, *totals).group_by(*groups).order_by(*groups)
+    rows = connection.execute(query).all()
     return [_line(tuple(row), bool(period), len(groups)) for row in rows if row[len(groups)]]
 
 
-def _summed(groups: Sequence[Any]) -> Select[Any]:
-    columns = tables.usage.c
-    names = ("prompt_tokens", "cached_tokens", "completion_tokens", "images")
-    totals = [func.coalesce(func.sum(columns[name]), 0) for name in names]
-    money = [func.coalesce(func.sum(columns[n]), 0) for n in ("picodollars", "microneurons")]
-    return select(*groups, func.count(), *totals, *money)
+def _between(begin: int, end: int, account: str | None) -> Subquery:
+    """Rows like those of `tables.hours` that make up a time."""
+    first, last = -(-begin // HOUR) * HOUR, end // HOUR * HOUR
+    if first > last:  # within one hour
+        first = last = end
+    whole, each = tables.hours.c, tables.usage.c
+    sums = select(*(whole[name] for name in (*KEYS, *SUMS)))
+    keys = [(each.at - each.at % HOUR).label("hour"), *(each[name] for name in KEYS[1:])]
+    counts = [literal(1).label("requests"), *(each[name] for name in SUMS[1:])]
+    rest = select(*keys, *counts)
+    if account is not None:
+        sums, rest = sums.where(whole.account == account), rest.where(each.account == account)
+    return union_all(
+        sums.where(whole.hour >= first, whole.hour < last),
+        rest.where(each.at >= begin, each.at < first),
+        rest.where(each.at >= last, each.at < end),
+    ).subquery()
 
 
 def _line(row: tuple[Any, ...], has_period: bool, groups: int) -> Line:

@@ -40,7 +40,7 @@ def tenants(tmp_path: Path) -> Any:
 @pytest.fixture
 async def service(tenants: Tenants, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     policy = Policy(**{"slots": 4, "queue_tokens": 1000, "patience": 1.0} | _asked(request))
-    gate = Gate(policy, Memory(tenants._used_before()), size, tenants.price)
+    gate = Gate(policy, Memory(tenants.used), size, tenants.price)
     async with serving(tenants, admission=gate) as made:
         yield made
 
@@ -112,7 +112,7 @@ async def test_a_restart_forgets_no_quota(service: Service) -> None:
     limit(service, tokens_per_day=10)
     assert (await service.run(max_tokens=4)).status_code == 200
     service.tenants._ledger._ship()
-    again = Gate(Policy(4), Memory(service.tenants._used_before()), size, service.tenants.price)
+    again = Gate(Policy(4), Memory(service.tenants.used), size, service.tenants.price)
     async with serving(service.tenants, admission=again) as restarted:
         assert (await restarted.run(max_tokens=4)).status_code == 200
         assert said(await restarted.run(max_tokens=4)) == (429, 3036)
@@ -215,7 +215,7 @@ async def test_a_burst_delays_nobody_else(service: Service) -> None:
 
 async def test_some_places_are_kept_for_who_has_less_than_a_share() -> None:
     """Not for the tenant that fills the engine, nor for more than the share of another."""
-    turns = Turns(slots=4, tokens=10**6, pixels=1, patience=9, kept=1)
+    turns = Turns(slots=3, tokens=10**6, pixels=1, patience=9, kept=1)
     loud = [Waiting("loud", 1) for _ in range(6)]
     taking = [asyncio.create_task(turns.take(item)) for item in loud]
     await asyncio.sleep(0)
@@ -230,6 +230,43 @@ async def test_some_places_are_kept_for_who_has_less_than_a_share() -> None:
     assert not taking[3].done()
     for task in taking:
         task.cancel()
+
+
+async def test_kept_places_cost_nobody_else_any() -> None:
+    """Who is alone has all the engine was meant to run, and who has a share no more."""
+    turns = Turns(slots=4, tokens=10**6, pixels=1, patience=9, kept=2)
+    for _ in range(4):
+        await turns.take(Waiting("alone", 1), may_wait=False)
+    with pytest.raises(Overloaded):
+        await turns.take(Waiting("alone", 1), may_wait=False)
+    for _ in range(2):
+        await turns.take(Waiting("other", 1), may_wait=False)
+    assert turns.load.running == 6
+
+
+async def test_at_the_engine_no_burst_comes_before_what_another_sends_next(
+    service: Service,
+) -> None:
+    """Nor a low priority before a high one: the engine is told who stands where."""
+    service.engine.faults.first_token_delay = 0.2
+    people = [service.account() for _ in range(3)]
+    loud, quiet, low = people
+    limit(service, low, priority=5)
+    keys = {account: service.token(account)[1] for account in people}
+    order = [loud, loud, quiet, low]
+    asked = [
+        asyncio.create_task(service.run(keys[account], account, prompt=f"of {account}"))
+        for account in order
+    ]
+    assert {(await each).status_code for each in asked} == {200}
+    stood: dict[str, list[int]] = {account: [] for account in people}
+    for generation in service.engine.generations:
+        assert isinstance(generation.prompt, tuple)
+        said_by = str(generation.prompt[-1].content[0]).removeprefix("of ")
+        stood[said_by].append(generation.priority)
+    first, second = sorted(stood[loud])
+    assert stood[quiet] == [first]
+    assert first < second < stood[low][0] < 2**63
 
 
 async def test_many_who_leave_at_once_take_no_turn_with_them() -> None:

@@ -33,8 +33,8 @@ def key() -> str:
 
 async def settled(store: Store) -> None:
     if isinstance(store, Shared):
-        assert store._settling is not None
-        await store._settling
+        assert store._exchange is not None
+        await store._exchange
 
 
 async def test_a_rate_allows_its_limit_at_once_and_then_one_an_interval(

@@ -124,7 +124,7 @@ def embedded(sqlite: Settings) -> Iterator[Tenants]:
 
 
 def gate(slots: int) -> Gate:
-    return Gate(Policy(slots), Memory({}), lambda g: Size(count_tokens(g)), lambda *_: 0)
+    return Gate(Policy(slots), Memory(), lambda g: Size(count_tokens(g)), lambda *_: 0)
 
 
 async def test_a_batch_is_queued_and_answered_in_order(tenants: Tenants) -> None:

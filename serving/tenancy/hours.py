@@ -1,0 +1,69 @@
+"""Sums of usage by the hour, kept in the transactions that keep the rows.
+
+Reports and quotas read these: a month has some thousand rows an account, however many requests it
+had. A row that is in the table already is neither kept nor counted again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection, func, select
+
+from serving.tenancy import tables
+from serving.tenancy.database import dialect_of
+from serving.tenancy.record import Record
+
+HOUR = 3_600_000
+"""Milliseconds."""
+KEYS = ("hour", "account", "token", "model", "route", "outcome")
+SUMS = (
+    "requests",
+    "prompt_tokens",
+    "cached_tokens",
+    "image_tokens",
+    "completion_tokens",
+    "images",
+    "picodollars",
+    "microneurons",
+)
+"""Columns of `tables.hours`, after its keys."""
+
+
+def add(connection: Connection, records: Sequence[Record]) -> None:
+    """Keep the records that are not there yet, and count them in their hours."""
+    rows = {record.receipt: record.row() for record in records}
+    insert = dialect_of(connection).insert(tables.usage).on_conflict_do_nothing()
+    kept = connection.execute(insert.returning(tables.usage.c.receipt), list(rows.values()))
+    new = set(kept.scalars())
+    if new:
+        _count(connection, (record for record in records if record.receipt in new))
+
+
+def _count(connection: Connection, records: Iterable[Record]) -> None:
+    sums: dict[tuple[int | str, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
+    for record in {each.receipt: each for each in records}.values():
+        hour = record.at - record.at % HOUR
+        line = sums[hour, *(getattr(record, key) for key in KEYS[1:])]
+        line[0] += 1
+        for index, name in enumerate(SUMS[1:], 1):
+            line[index] += getattr(record, name)
+    columns = tables.hours.c
+    insert = dialect_of(connection).insert(tables.hours)
+    more = {name: columns[name] + insert.excluded[name] for name in SUMS}
+    # In order: two processes that each hold what the other needs would wait for ever.
+    rows = [dict(zip((*KEYS, *SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
+    connection.execute(insert.on_conflict_do_update(index_elements=KEYS, set_=more), rows)
+
+
+def used(connection: Connection, subject: str, begin: int) -> tuple[int, int]:
+    """Tokens and picodollars of an account or a token since the hour `begin` (Unix ms)."""
+    columns = tables.hours.c
+    tokens = func.sum(columns.prompt_tokens + columns.completion_tokens)
+    totals = [func.coalesce(total, 0) for total in (tokens, func.sum(columns.picodollars))]
+    found = [
+        connection.execute(select(*totals).where(column == subject, columns.hour >= begin)).one()
+        for column in (columns.account, columns.token)
+    ]
+    return sum(int(row[0]) for row in found), sum(int(row[1]) for row in found)
