@@ -79,7 +79,7 @@ class Tenants:
     def admission(self, model: Model, size: Callable[[Generation], Size]) -> Gate:
         """The admission to one engine; `size` is the engine's measure of a request."""
         settings, redis = self._settings, self._settings.redis_url.get_secret_value()
-        running = _slots(model)
+        running = slots(model)
         policy = Policy(
             slots=running,
             kept=running // 16,
@@ -104,7 +104,7 @@ class Tenants:
         observers: Iterable[Observer],
     ) -> Worker:
         """What runs queued requests: never so many at once that they fill the engine."""
-        most = min(self._settings.batch_concurrency, _slots(model) // 2)
+        most = min(self._settings.batch_concurrency, slots(model) // 2)
         return Worker(
             self.tenancy.database,
             self.identity,
@@ -159,6 +159,6 @@ class Tenants:
         self.tenancy.database.close()
 
 
-def _slots(model: Model) -> int:
+def slots(model: Model) -> int:
     """How many requests the engine runs at once."""
     return int(model.engine.get("max_num_seqs", _MAX_NUM_SEQS))

@@ -148,8 +148,8 @@ def test_the_autoscaler_follows_the_load_and_pays_for_less() -> None:
 def test_without_metrics_a_static_policy_stays_and_the_default_forgets_the_load() -> None:
     still = OngoingRequests(4.0, 1, 9, downscale_delay=0, fail_static=True)
     default = OngoingRequests(4.0, 1, 9, downscale_delay=0)
-    assert still.desired(Observed(10.0, 5, None)) == 5
-    assert default.desired(Observed(10.0, 5, None)) == 1
+    assert still.desired(Observed(10.0, 5, 5, None)) == 5
+    assert default.desired(Observed(10.0, 5, 5, None)) == 1
 
 
 def test_profiles_are_in_the_order_of_their_hardware() -> None:
