@@ -225,11 +225,18 @@ class Engine:
         request.cached = min(request.cached, request.prompt - 1)
         self.arrived[0] -= request.cached
         request.left = request.prompt - request.cached
-        request.encode = computed(request.tiles)
-        if request.picture is not None and limits.images:
-            if self._pictures.leading((request.picture,)):
-                request.encode = 0
-            self._pictures.put(request.picture, 1.0, limits.images)
+        if not request.pictures:  # of a record, which only knows how many tiles
+            request.encode = computed(request.tiles)
+            return
+        request.encode = sum(computed(cut) for each, cut in request.pictures if self._new(each))
+
+    def _new(self, picture: object) -> bool:
+        """Whether it is not among those that are kept, and keep it."""
+        room = self.limits.images
+        known = room > 0 and self._pictures.leading((picture,)) > 0
+        if room and not known:
+            self._pictures.put(picture, 1.0, room)
+        return not known
 
     def _remember(self, prefix: tuple[object, ...], tokens: float) -> None:
         room = self.limits.kv - self.kv
