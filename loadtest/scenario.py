@@ -32,7 +32,7 @@ from loadtest.core import LoadtestError, UsageError
 from loadtest.distributions import Distribution
 from loadtest.expressions import seconds
 from loadtest.payloads import Size
-from loadtest.workload import Prefixes, Workload
+from loadtest.workload import Pictures, Prefixes, Workload
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
@@ -132,6 +132,13 @@ class PrefixPool(_Part):
     share: float = Field(default=1.0, ge=0, le=1)
 
 
+class PicturePool(_Part):
+    """Pictures that are sent again, so that a share of them should come from a cache."""
+
+    pool: int = Field(ge=1)
+    share: float = Field(default=1.0, ge=0, le=1)
+
+
 class Tenant(_Part):
     """Who asks, how much of the load is theirs, and what they ask."""
 
@@ -150,17 +157,20 @@ class Tenant(_Part):
     turns: Drawn = "1"
     think: Drawn = "0"
     prefixes: PrefixPool | None = None
+    pictures: PicturePool | None = None
     stream: bool = True
 
     @model_validator(mode="after")
     def _sized(self) -> Tenant:
         if self.images != "0" and not self.sizes:
             raise ValueError("images need sizes")
+        if self.pictures and self.images == "0":
+            raise ValueError("a pool of pictures needs images")
         return self
 
     def workload(self) -> Workload:
         """What they ask, ready to be drawn from."""
-        pool = self.prefixes
+        pool, pictures = self.prefixes, self.pictures
         return Workload(
             prompt_tokens=Distribution.parse(self.prompt_tokens),
             output_tokens=Distribution.parse(self.output_tokens),
@@ -170,6 +180,7 @@ class Tenant(_Part):
             turns=Distribution.parse(self.turns),
             think=Distribution.parse(self.think),
             prefixes=Prefixes(pool.pool, pool.tokens, pool.share) if pool else None,
+            pictures=Pictures(pictures.pool, pictures.share) if pictures else None,
             stream=self.stream,
         )
 

@@ -24,6 +24,18 @@ class Prefixes:
 
 
 @dataclass(frozen=True, slots=True)
+class Pictures:
+    """A share of the pictures is one of `pool`, which are sent again and again."""
+
+    pool: int
+    share: float
+
+    def drawn(self, plan: random.Random) -> int | None:
+        """Which of them is sent; `None`: one that nobody has seen."""
+        return plan.randrange(self.pool) if plan.random() < self.share else None
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """Distributions of one tenant's dialogues. Lengths in tokens, `think` in seconds."""
 
@@ -35,6 +47,7 @@ class Workload:
     turns: Distribution = field(default_factory=lambda: Distribution.parse(1))
     think: Distribution = field(default_factory=lambda: Distribution.parse(0))
     prefixes: Prefixes | None = None
+    pictures: Pictures | None = None
     stream: bool = True
 
     @property
@@ -63,6 +76,7 @@ class Author:
 
     def __init__(self, workload: Workload, seed: str, run: str) -> None:
         self._workload = workload
+        self._run = run
         self._plan = random.Random(f"plan {seed}")
         self._words = random.Random(f"words {run} {seed}")
         self._painters = [Painter(size) for size in workload.sizes]
@@ -104,5 +118,13 @@ class Author:
         if not self._painters:
             return ()
         count = self._workload.images.draw_count(self._plan)
-        pictures = (self._plan.choice(self._painters).paint(self._words) for _ in range(count))
+        pictures = (self._picture() for _ in range(count))
         return tuple(payloads.jpeg(p) if self._workload.jpeg else p for p in pictures)
+
+    def _picture(self) -> bytes:
+        painter, pool = self._plan.choice(self._painters), self._workload.pictures
+        which = pool.drawn(self._plan) if pool else None
+        if which is None:
+            return painter.paint(self._words)
+        # Of the run, as prefixes are, and the same for all its workers.
+        return painter.paint(random.Random(f"pictures {self._run} {which}"))

@@ -41,7 +41,8 @@ def up() -> None:
     settings = _settings()
     try:
         with _folder() as folder:
-            environment.prepare(folder, os.cpu_count() or 1, settings.replicas)
+            most = max(settings.replicas, settings.max_replicas)
+            environment.prepare(folder, os.cpu_count() or 1, most)
             _serve(settings, folder)
     except KeyboardInterrupt:
         _say("stopped")

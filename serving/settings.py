@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serving import catalog
+from serving.scaling import Costs
 
 
 class Settings(BaseSettings):
@@ -25,6 +26,12 @@ class Settings(BaseSettings):
     catalog: Path = catalog.DEFAULT
     # Replicas of the model on this machine; each loads the weights for itself.
     replicas: int = Field(default=1, ge=1)
+    # If more than `replicas`, their number follows the load (docs/planning.md): by Ray Serve's
+    # rule, or, given the engine's seconds for tokens and tiles as JSON, by work that waits.
+    max_replicas: int = Field(default=0, ge=0)
+    engine_seconds: Costs | None = None
+    # How long a quiet replica is kept.
+    downscale_seconds: float = Field(default=900.0, gt=0)
     # Pictures arrive as base64 inside JSON.
     max_body_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
     state_dir: Path = Path(".state")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from loadtest.planner.forecast import Forecast
 from loadtest.planner.model import Replica
+from serving.scaling import Costs
 
 # Catalogues of deploy/catalog by the profile they are for.
 _CATALOGS = {
@@ -20,11 +21,13 @@ _QUEUED = 4  # times the batch may run and wait
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What configuration needs to know. `ongoing` requests at a replica that is at its limit."""
+    """What configuration needs to know. `ongoing` requests at a replica that is at its limit,
+    `seconds` of an engine for tokens and tiles, and the share of it that may be busy."""
 
     least: int
     most: int
     ongoing: float
+    seconds: Costs
 
 
 def configuration(size: Size, replica: Replica, forecast: Forecast, rate: float) -> dict[str, Any]:
@@ -34,14 +37,20 @@ def configuration(size: Size, replica: Replica, forecast: Forecast, rate: float)
     # A quiet replica is kept as long as it would take to have it back several times over.
     quiet = max(600, round(5 * replica.cold_start))
     catalog = _CATALOGS.get(replica.name)
+    seconds = asdict(size.seconds)
     return {
         "serve": {
             "autoscaling_config": {
                 "min_replicas": size.least,
                 "max_replicas": size.most,
+                # What Serve's own rule would aim at, were it not for the policy.
                 "target_ongoing_requests": target,
-                "upscale_delay_s": 30,
-                "downscale_delay_s": quiet,
+                "upscale_delay_s": 0,
+                "downscale_delay_s": 0,
+                "policy": {
+                    "policy_function": "serving.cluster.scaling:Policy",
+                    "policy_kwargs": {"costs": seconds, "quiet": quiet},
+                },
             },
             "max_ongoing_requests": max(4096, 2 * _QUEUED * seqs),
             "max_surge_percent": round(100 * forecast.fleet.surge),
@@ -57,6 +66,7 @@ def configuration(size: Size, replica: Replica, forecast: Forecast, rate: float)
                 "min": size.least,
                 "max": size.most,
                 "targetOngoingRequests": target,
+                "engineSeconds": seconds,
                 "surgePercent": round(100 * forecast.fleet.surge),
                 "downscaleDelaySeconds": quiet,
             },

@@ -38,6 +38,7 @@ class Engine:
         self.kv_bound = 0  # admissions that had to wait for memory
         self.seat_bound = 0  # or for a place in the batch
         self.kv = 0.0
+        self.arrived = [0.0, 0.0, 0.0]  # tokens to prefill, to generate; tiles
         self._rows: list[tuple[int, int, Request]] = []  # heap, by the step of the last token
         self._context = self._cross = 0.0
         self._prefilling: list[Request] = []
@@ -55,8 +56,15 @@ class Engine:
         """Whether another request would be refused."""
         return self.ongoing >= self.limits.queue
 
+    def meet(self, request: Request) -> None:
+        """Count a request that has come, whether there is room for it or not."""
+        arrived = self.arrived
+        arrived[0] += request.prompt
+        arrived[1] += request.output
+        arrived[2] += request.tiles
+
     def add(self, request: Request, now: float) -> None:
-        """A request has come."""
+        """A request is taken in."""
         self.ongoing += 1
         cost = (request.prompt + request.output + self.limits.tile_kv * request.tiles) / (
             request.weight
@@ -215,12 +223,20 @@ class Engine:
             request.cached = request.shared * known // len(request.prefix)
             self._remember(request.prefix, request.shared)
         request.cached = min(request.cached, request.prompt - 1)
+        self.arrived[0] -= request.cached
         request.left = request.prompt - request.cached
-        request.encode = computed(request.tiles)
-        if request.picture is not None and limits.images:
-            if self._pictures.leading((request.picture,)):
-                request.encode = 0
-            self._pictures.put(request.picture, 1.0, limits.images)
+        if not request.pictures:  # of a record, which only knows how many tiles
+            request.encode = computed(request.tiles)
+            return
+        request.encode = sum(computed(cut) for each, cut in request.pictures if self._new(each))
+
+    def _new(self, picture: object) -> bool:
+        """Whether it is not among those that are kept, and keep it."""
+        room = self.limits.images
+        known = room > 0 and self._pictures.leading((picture,)) > 0
+        if room and not known:
+            self._pictures.put(picture, 1.0, room)
+        return not known
 
     def _remember(self, prefix: tuple[object, ...], tokens: float) -> None:
         room = self.limits.kv - self.kv

@@ -7,6 +7,7 @@ which the service's admission queue has as well.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -20,6 +21,9 @@ class FairQueue(Generic[T]):
         self._counters: dict[str, float] = {}
         self._level = 0.0
         self.count = 0
+
+    def __iter__(self) -> Iterator[T]:
+        return (item for queue in self._waiting.values() for item, _ in queue)
 
     def push(self, tenant: str, item: T, cost: float) -> None:
         """Append; `cost` is over the tenant's weight."""

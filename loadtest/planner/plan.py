@@ -22,9 +22,8 @@ from loadtest.planner.emit import Size, configuration
 from loadtest.planner.forecast import HOURS, Forecast, Tenant
 from loadtest.planner.model import Replica
 from loadtest.planner.money import CLASSES, MONTH, Prices, Tokens
-from loadtest.planner.tiles import tiles
+from loadtest.planner.shares import engine_seconds, marginal, tiles_of
 from loadtest.planner.variants import variants
-from loadtest.scenario import size
 from loadtest.slo import parse
 
 _DRAWS = 8
@@ -93,7 +92,9 @@ def plan(forecast: Forecast, replica: Replica, prices: Prices) -> dict[str, Any]
     costs = _costs(known, hours, prices)
     rows = _uncertain(known)
     least, most = (int(sizes[side]["value"]) for side in ("least", "most"))
-    span = Size(least, most, known.fleet.kept.ongoing)
+    span = Size(
+        least, most, known.fleet.kept.ongoing, engine_seconds(known.alone, replica, forecast)
+    )
     return {
         "model": {"name": replica.name, "origin": replica.origin, "sources": replica.sources},
         "warnings": list(_warnings(replica)),
@@ -213,7 +214,7 @@ def _costs(known: _Known, hours: list[dict[str, Any]], prices: Prices) -> dict[s
     month = {side: hour * count * MONTH / HOURS for side, count in day.items()}
     peak = max(each["replicas"]["value"] for each in hours)
     used = _monthly(known)
-    engine = _marginal(known)
+    engine = marginal(known.alone, known.replica, known.forecast)
     busy = sum(engine[name] * getattr(each, name) for each in used.values() for name in CLASSES)
     provisioned = day["value"] * MONTH / HOURS * 3600
     full = provisioned / busy if busy else 0.0  # idleness and headroom are everybody's
@@ -265,21 +266,12 @@ def _tenant(
     }
 
 
-def _tiles(known: _Known) -> dict[str, float]:
-    """Of a request of each tenant, in the mean."""
-    kept, found = known.alone.kept, {}
-    pixels = known.replica.limits.tile_pixels
-    for tenant in known.forecast.tenants:
-        cuts = [tiles(size(each), pixels) for each in tenant.sizes] or [0]
-        number = float(tenant.images) if tenant.images.isdigit() else 1.0
-        found[tenant.name] = number * sum(cuts) / len(cuts)
-    return found if kept.records else {}
-
-
 def _monthly(known: _Known) -> dict[str, Tokens]:
     """What each tenant uses in a month, by the means of what was simulated."""
     forecast = known.forecast
-    sample = money.tokens(known.alone.kept.records, _tiles(known))
+    sample = money.tokens(
+        known.alone.kept.records, tiles_of(forecast, known.replica.limits.tile_pixels)
+    )
     days = MONTH / HOURS
     found = {}
     for tenant in forecast.tenants:
@@ -294,18 +286,6 @@ def _turns(tenant: Tenant) -> float:
     """Requests of one conversation, in the mean."""
     rng, turns = random.Random(0), tenant.workload().turns
     return sum(turns.draw_count(rng, least=1) for _ in range(1000)) / 1000
-
-
-def _marginal(known: _Known) -> dict[str, float]:
-    """Seconds of an engine for one more token of each class, at the capacity."""
-    kept = known.alone.kept
-    # The work is of the whole simulation, the records without its beginning.
-    sample = money.tokens(kept.records, _tiles(known)).values()
-    whole = Tokens(*(sum(getattr(t, n) for t in sample) for n in Tokens.__slots__))
-    prefilled = kept.work.prefill / whole.input if whole.input else 1.0
-    overlap = sum((r.prompt_tokens - r.cached_tokens) * r.cached_tokens for r in kept.records)
-    used = whole.scaled(prefilled)
-    return money.marginal(kept.work, known.replica.costs, used, overlap * prefilled)
 
 
 def _break_even(known: _Known, hosted: float, hour: float) -> dict[str, Any]:

@@ -20,6 +20,10 @@ from loadtest.workload import Workload
 _HASHED = 512  # tokens of one of Mooncake's blocks
 
 
+Picture = tuple[object, int]
+"""What it is, and its tiles; equal ones are the same picture."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One turn. Lengths in tokens; `prefix` names the equal pieces of a shared
@@ -31,6 +35,7 @@ class Question:
     think: float = 0.0
     prefix: tuple[object, ...] = ()
     shared: int = 0
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +49,7 @@ class Request:
     tiles: int = 0
     prefix: tuple[object, ...] = ()
     shared: int = 0
-    picture: object = None
+    pictures: tuple[Picture, ...] = ()
     weight: float = 1.0
     stream: bool = True
     dialogue: tuple[Question, ...] = ()
@@ -74,7 +79,7 @@ class Request:
             prefix=(self.talk,),
             talk=self.talk,
             shared=history,
-            picture=self.picture,
+            pictures=self.pictures,
             weight=self.weight,
             stream=self.stream,
             dialogue=self.dialogue,
@@ -90,7 +95,7 @@ class Author:
         self.tenant = tenant
         self._work: Workload = tenant.workload()
         self._plan = random.Random(f"plan {seed}")
-        self._tiles = [tiles(size, tile) for size in self._work.sizes]
+        self._tiles = [(i, tiles(size, tile)) for i, size in enumerate(self._work.sizes)]
 
     def begin(self, due: float, user: int = -1) -> Request:
         """The first request of a new dialogue."""
@@ -105,6 +110,7 @@ class Author:
             tiles=first.tiles,
             prefix=first.prefix,
             shared=first.shared,
+            pictures=first.pictures,
             stream=self._work.stream,
             dialogue=dialogue if turns > 1 else (),
             talk=object() if turns > 1 else None,
@@ -116,13 +122,17 @@ class Author:
         work, plan = self._work, self._plan
         length = work.prompt_tokens.draw_count(plan, least=1)
         prefix, shared = self._prefix(first)
-        count = 0
-        if first and self._tiles:
-            count = work.images.draw_count(plan)
-        cut = sum(plan.choice(self._tiles) for _ in range(count))
+        count = work.images.draw_count(plan) if first and self._tiles else 0
+        pictures = tuple(self._picture() for _ in range(count))
+        cut = sum(each[1] for each in pictures)
         output = work.output_tokens.draw_count(plan, least=1)
         think = 0.0 if first else work.think.draw(plan)
-        return Question(length + shared, output, cut, think, prefix, shared)
+        return Question(length + shared, output, cut, think, prefix, shared, pictures)
+
+    def _picture(self) -> Picture:
+        (size, cut), pool = self._plan.choice(self._tiles), self._work.pictures
+        which = pool.drawn(self._plan) if pool else None
+        return (object() if which is None else (self.tenant.name, size, which)), cut
 
     def _prefix(self, first: bool) -> tuple[tuple[object, ...], int]:
         prefixes = self._work.prefixes

@@ -20,7 +20,7 @@ from loadtest.planner.fair import FairQueue
 from loadtest.planner.fleet import Fleet
 from loadtest.planner.model import Replica, Work
 from loadtest.planner.requests import Load, Request
-from loadtest.planner.scaling import Observed, Policy
+from loadtest.planner.scaling import Policy, Reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class Simulation:
         self.refused = 0
         self.replica_seconds = 0.0
         self.sizes: list[tuple[float, int]] = []  # when the fleet's size changed, and to what
+        self.decided: list[tuple[float, int, int]] = []  # when the autoscaler did, from and to
         self._load = load
         self._fleet = Fleet(self._made, setting.router, setting.ongoing, setting.seed)
         self._queue: FairQueue[Request] = FairQueue()
@@ -68,6 +69,7 @@ class Simulation:
         self._order = counting()
         self._ids = counting()
         self._starting = 0
+        self._reports = Reports()
         self._born: dict[int, float] = {}
         self._doomed: list[Engine] = []  # to be replaced by the rolling update
         self._surging = 0  # starting, to replace them
@@ -154,6 +156,7 @@ class Simulation:
             self._queue.push(request.tenant, request, request.prompt + request.output)
         elif engine.full:
             self.refused += 1
+            engine.meet(request)
             yield self._refusal(request)
             self._again(request, self.now)
         else:
@@ -161,6 +164,7 @@ class Simulation:
 
     def _give(self, engine: Engine, request: Request) -> None:
         version = engine.version
+        engine.meet(request)
         engine.add(request, self.now)
         if self.setting.router == "least":
             self._fleet.changed(engine)
@@ -260,9 +264,12 @@ class Simulation:
             return
         serving = self._fleet.serving
         blind = any(begin <= self.now < end for begin, end in self.setting.blind)
-        ongoing = self._queue.count + sum(engine.ongoing for engine in serving)
         target = len(serving) + self._starting
-        wanted = policy.desired(Observed(self.now, target, None if blind else ongoing))
+        queued = self._queue.count
+        seen = self._reports.observed(self.now, target, serving, queued, blind)
+        wanted = policy.desired(seen)
+        if wanted != target:
+            self.decided.append((self.now, target, wanted))
         for _ in range(wanted - target):
             self._start()
         for engine in sorted(serving, key=lambda each: each.ongoing)[: max(0, target - wanted)]:

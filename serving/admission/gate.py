@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from serving.admission import charges
 from serving.admission.charges import Charge, Quota, Rate, Refusal
+from serving.admission.demand import Demand
 from serving.admission.fair import LAST, Waiting
 from serving.admission.store import Memory, Store
 from serving.admission.turns import Load, Turns
@@ -23,6 +24,7 @@ from serving.errors import (
     ServingError,
     StoreDown,
 )
+from serving.scaling import Work
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -64,6 +66,7 @@ class Gate:
     ) -> None:
         """`size` of a request before it runs; `price` of a model's usage, in picodollars."""
         self.policy = policy
+        self.demand = Demand()
         self._turns = Turns(
             policy.slots,
             policy.queue_tokens,
@@ -96,12 +99,17 @@ class Gate:
             weight=caller.account_limits.weight or 1,
             priority=LAST if generation.background else caller.account_limits.priority or 0,
         )
-        ticket = Ticket(self, generation, item, reserved, store, size)
+        work = Work(size.prompt_tokens, self._usually(caller, generation), size.tiles)
+        ticket = Ticket(self, generation, item, reserved, store, size, work)
+        if not generation.background:
+            self.demand.come(item, work, time.monotonic())
         try:
             await self._turns.take(item, generation.may_wait)
         except BaseException:
             ticket.release(Usage())
             raise
+        finally:
+            self.demand.leave(item)
         return ticket
 
     def standing(self, item: Waiting) -> int:
@@ -145,11 +153,20 @@ class Gate:
         usual = self._usual.get(_flow(caller, generation))
         return most if usual is None else min(most, max(_AT_LEAST, int(2 * usual)))
 
+    def _usually(self, caller: Caller, generation: Generation) -> float:
+        """Output tokens, as many as the account usually gets."""
+        most = generation.sampling.max_tokens
+        return min(most, self._usual.get(_flow(caller, generation), most))
+
     def ended(self, ticket: Ticket, usage: Usage) -> None:
         """A request that had its turn is over; what it used is known."""
         work = usage.prompt_tokens - usage.cached_tokens + ticket.size.tiles * TILE
         cost = work + usage.completion_tokens * OUTPUT if usage.prompt_tokens else 0.0
         self._turns.give(ticket.item, cost)
+        if usage.prompt_tokens and not ticket.generation.background:
+            prefilled = usage.prompt_tokens - usage.cached_tokens
+            used = Work(prefilled, usage.completion_tokens, ticket.size.tiles)
+            self.demand.correct(ticket.expected, used)
         if usage.completion_tokens:
             flow, output = ticket.item.flow, usage.completion_tokens
             usual = self._usual.get(flow, float(output))
@@ -173,6 +190,7 @@ class Ticket:
     reserved: list[Charge]
     store: Store
     size: Size
+    expected: Work
 
     @property
     def priority(self) -> int:

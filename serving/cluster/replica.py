@@ -9,11 +9,15 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import time
+from dataclasses import asdict
+from typing import Any
 
 from ray import serve
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 
 from serving.catalog import Catalog, Model
+from serving.cluster import scaling
 from serving.cluster.finetunes import Finetunes
 from serving.cluster.metrics import Metrics
 from serving.cluster.tenants import Tenants
@@ -33,15 +37,12 @@ class Replica:
 
     def __init__(self, models: Catalog, settings: Settings) -> None:
         """Load the model; Serve sends no request before this returns."""
-        # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
-        from serving.engine.vllm import VllmEngine
-
         _log_to_ray(settings.log_format)
         self._metrics = Metrics(settings)  # before the engine makes its own
         self._tenants = Tenants(settings)
         model = only(models)
-        self._engine = VllmEngine(model)
-        gate = self._tenants.admission(model, self._engine.size)
+        self._engine = self._load(model)
+        gate = self._gate = self._tenants.admission(model, self._engine.size)
         self._metrics.watch(gate, self._tenants.backlog)
         counted = self._metrics.observer(self._tenants.price)
         agreements = self._tenants.agreements()
@@ -69,6 +70,12 @@ class Replica:
             adapters=adapters,
         )
 
+    def _load(self, model: Model) -> Any:
+        # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
+        from serving.engine.vllm import VllmEngine
+
+        return VllmEngine(model)
+
     async def __serve_build_asgi_app__(self) -> Gateway:
         """The app Serve mounts on this replica's own port; here is the event loop of the engine."""
         self._worker.start()
@@ -80,6 +87,10 @@ class Replica:
     async def check_health(self) -> None:
         """Called by Serve; raising replaces the replica."""
         await self._engine.check_health()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve, for its autoscaler."""
+        return self._gate.demand.stats(time.monotonic())
 
     def __del__(self) -> None:
         """Called by Serve once the last request has left."""
@@ -106,7 +117,7 @@ def _log_to_ray(format_: str) -> None:
     logger.setLevel(logging.INFO)
 
 
-def application(settings: Settings) -> serve.Application:
+def application(settings: Settings, replica: type[Replica] = Replica) -> serve.Application:
     """The application; its replicas are sized by the catalogue.
 
     Raises:
@@ -120,8 +131,8 @@ def application(settings: Settings) -> serve.Application:
         )
     models = Catalog.read(settings.catalog)
     deployment = serve.deployment(
-        serve.ingress()(Replica),
-        num_replicas=settings.replicas,
+        serve.ingress()(replica),
+        **_number(settings, only(models)),
         ray_actor_options=dict(only(models).resources),
         max_ongoing_requests=_MAX_ONGOING,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
@@ -132,6 +143,27 @@ def application(settings: Settings) -> serve.Application:
         max_constructor_retry_count=2,
     )
     return deployment.bind(models, settings)
+
+
+def _number(settings: Settings, model: Model) -> dict[str, Any]:
+    """How many replicas: so many, or as the load asks. By Serve's own rule unless work's cost is
+    known."""
+    most = settings.max_replicas
+    if most <= settings.replicas:
+        return {"num_replicas": settings.replicas}
+    bounds = {"min_replicas": settings.replicas, "max_replicas": most}
+    quiet = settings.downscale_seconds
+    if settings.engine_seconds is None:
+        target = max(1, model.slots // 2)
+        config = AutoscalingConfig(
+            **bounds, target_ongoing_requests=target, downscale_delay_s=quiet
+        )
+    else:
+        # Delays are the policy's own.
+        kwargs = {"costs": asdict(settings.engine_seconds), "quiet": quiet}
+        policy = AutoscalingPolicy(policy_function=scaling.PATH, policy_kwargs=kwargs)
+        config = AutoscalingConfig(**bounds, policy=policy, upscale_delay_s=0, downscale_delay_s=0)
+    return {"autoscaling_config": config}
 
 
 def configured(args: dict[str, str]) -> serve.Application:

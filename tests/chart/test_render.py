@@ -11,7 +11,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from ray.serve.config import AutoscalingConfig
 
+from serving.cluster import scaling
 from tests.chart.fields import FIELDS, unknown
 from tests.chart.helm import CHART, PROFILES, Chart, Object, of_kind, pods, ray
 from tests.chart.options import OPTIONS
@@ -169,3 +171,16 @@ def test_rules_and_dashboards_in_the_chart_s_folders_become_objects(
     boards = [each for each in of_kind(objects, "ConfigMap") if "service.json" in each["data"]]
     assert json.loads(boards[0]["data"]["service.json"])["legend"] == "{{model}}"
     assert boards[0]["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_known_costs_of_work_turn_the_autoscaler_to_the_service_own_policy(chart: Chart) -> None:
+    costs = {"input": 2e-5, "output": 2e-4, "tile": 0.01, "busy": 0.6}
+    replicas = {"engineSeconds": costs, "downscaleDelaySeconds": 700}
+    served = ray(chart.render({"replicas": replicas}, "h100"))["serveConfigV2"]
+    ((deployment,),) = (each["deployments"] for each in yaml.safe_load(served)["applications"])
+    config = AutoscalingConfig(**deployment["autoscaling_config"])
+    assert config.policy.policy_function == scaling.PATH
+    scaling.Policy(**config.policy.policy_kwargs)
+    assert config.policy.policy_kwargs["quiet"] == 700
+    assert (config.upscale_delay_s, config.downscale_delay_s) == (0, 0)
+    assert "policy" not in yaml.safe_dump(ray(chart.render(profile="h100"))["serveConfigV2"])

@@ -12,9 +12,20 @@ applications:
         autoscaling_config:
           min_replicas: {{ .Values.replicas.min }}
           max_replicas: {{ .Values.replicas.max }}
+          {{- if .Values.replicas.engineSeconds }}
+          # Delays are the policy's own.
+          upscale_delay_s: 0
+          downscale_delay_s: 0
+          policy:
+            policy_function: serving.cluster.scaling:Policy
+            policy_kwargs:
+              costs: {{ toJson .Values.replicas.engineSeconds }}
+              quiet: {{ .Values.replicas.downscaleDelaySeconds }}
+          {{- else }}
           target_ongoing_requests: {{ include "llama-vision.target" . }}
           upscale_delay_s: 30
           downscale_delay_s: {{ .Values.replicas.downscaleDelaySeconds }}
+          {{- end }}
         max_replicas_per_node: 1
         max_surge_percent: {{ .Values.replicas.surgePercent }}
         graceful_shutdown_timeout_s: {{ include "llama-vision.drain.replica" . }}

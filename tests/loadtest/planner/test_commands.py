@@ -52,10 +52,12 @@ def test_simulated_tenants_ask_for_the_lengths_that_real_ones_do() -> None:
         tenants=[
             {"turns": "uniform(1, 4)", "think": "exponential(3)", "images": "uniform(0, 3)",
              "sizes": ["600x600", "1120x1120"], "prompt_tokens": "lognormal(90, 0.5)",
-             "output_tokens": "uniform(3, 50)", "prefixes": {"pool": 3, "tokens": 64, "share": 0.5}}
+             "output_tokens": "uniform(3, 50)", "prefixes": {"pool": 3, "tokens": 64, "share": 0.5},
+             "pictures": {"pool": 2, "share": 0.5}}
         ]
     ).tenants[0]  # fmt: skip
     drawn, written = Author(tenant, "s", 560), Words(tenant.workload(), "s", "run")
+    same: dict[object, set[bytes]] = {}
     for _ in range(50):
         questions = written.dialogue()
         request = drawn.begin(0.0)
@@ -65,6 +67,13 @@ def test_simulated_tenants_ask_for_the_lengths_that_real_ones_do() -> None:
         for mine, theirs in zip(request.dialogue, questions, strict=bool(request.dialogue)):
             assert (mine.output, mine.think) == (theirs.max_tokens, theirs.think)
             assert mine.prompt == len(theirs.text.split())
+            assert len(mine.pictures) == len(theirs.images)
+            for (which, _), sent in zip(mine.pictures, theirs.images, strict=True):
+                same.setdefault(which, set()).add(sent)
+    repeated = {which: sent for which, sent in same.items() if isinstance(which, tuple)}
+    assert len(repeated) == 4  # two of each size
+    assert all(len(sent) == 1 for sent in same.values())
+    assert len(set.union(*same.values())) == len(same) > 10
 
 
 @pytest.mark.parametrize(
@@ -90,6 +99,25 @@ def test_shared_prefixes_are_prefilled_once_on_each_replica() -> None:
     forgetful = Replica("t", "measured", TRUTH.costs, Limits(prefixes=False))
     _, records = simulated(forgetful, scenario(tenants=[pool]), Setting())
     assert all(record.cached_tokens == 0 for record in records)
+
+
+def test_pictures_that_are_kept_are_not_encoded_again() -> None:
+    album = {"images": 1, "sizes": ["1120x1120"], "pictures": {"pool": 5, "share": 0.5}}
+    what = scenario(tenants=[album], load={"rate": 2}, duration=100)
+    worked = {}
+    for kept in (0, 2, 100):
+        replica = Replica("t", "measured", TRUTH.costs, Limits(images=kept))
+        simulation, records = simulated(replica, what, Setting())
+        worked[kept] = simulation.work.tiles / 4 / len(records)
+    assert worked[0] == 1.0
+    assert worked[100] == pytest.approx(0.5, abs=0.1)
+    assert worked[100] < worked[2] < 1.0
+
+
+def test_each_small_picture_of_a_request_is_padded_for_itself() -> None:
+    several = {"images": 3, "sizes": ["200x200"]}
+    simulation, records = simulated(TRUTH, scenario(tenants=[several]), Setting())
+    assert simulation.work.tiles == 12 * len(records)
 
 
 def test_a_tenant_that_floods_does_not_hold_up_the_other() -> None:
@@ -148,8 +176,8 @@ def test_the_autoscaler_follows_the_load_and_pays_for_less() -> None:
 def test_without_metrics_a_static_policy_stays_and_the_default_forgets_the_load() -> None:
     still = OngoingRequests(4.0, 1, 9, downscale_delay=0, fail_static=True)
     default = OngoingRequests(4.0, 1, 9, downscale_delay=0)
-    assert still.desired(Observed(10.0, 5, None)) == 5
-    assert default.desired(Observed(10.0, 5, None)) == 1
+    assert still.desired(Observed(10.0, 5, 5, None)) == 5
+    assert default.desired(Observed(10.0, 5, 5, None)) == 1
 
 
 def test_profiles_are_in_the_order_of_their_hardware() -> None:

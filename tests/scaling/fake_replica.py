@@ -1,0 +1,21 @@
+"""The replica that is shipped, with the fake engine: 20 tokens of an answer take a second."""
+
+from __future__ import annotations
+
+from serving.catalog import Model
+from serving.cluster.replica import Replica
+from serving.core import Generation, Size
+from serving.engine.fake import FakeEngine, Faults, count_tokens
+
+
+class Engine(FakeEngine):
+    def size(self, generation: Generation) -> Size:
+        return Size(count_tokens(generation), len(generation.images))
+
+    def close(self) -> None:
+        """Nothing runs beside it."""
+
+
+class FakeReplica(Replica):
+    def _load(self, model: Model) -> Engine:
+        return Engine(faults=Faults(first_token_delay=0.05, token_delay=0.05))
