@@ -109,6 +109,7 @@ class Generation:
     lora: str = ""
     adapter: Adapter | None = None
     salt: str = ""  # prompts are cached for requests with the same salt only
+    traceparent: str = ""  # W3C's, of the span that the engine's are below
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -122,7 +123,7 @@ class Generation:
 class Size:
     """How large a request is before it runs: prompt tokens, tiles and pixels of its pictures."""
 
-    prompt_tokens: int
+    prompt_tokens: int = 0
     tiles: int = 0
     pixels: int = 0
 
@@ -145,10 +146,49 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Stages:
+    """A request in the engine, in seconds: `at` it was queued there, then each stage's length.
+
+    `at` is on the machine's monotonic clock; in a receipt it runs from the request's arrival.
+    """
+
+    at: float
+    queue: float
+    prefill: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The trace a request belongs to, and its spans in it: ids in hexadecimal, as W3C has them.
+
+    `span` is the request's, `inner` the one of its generation, below it; `parent` is the caller's,
+    if there is one. Only what is `sampled` is kept.
+    """
+
+    id: str
+    span: str
+    inner: str
+    parent: str = ""
+    sampled: bool = False
+
+    @property
+    def traceresponse(self) -> str:
+        """For whoever asked."""
+        return f"00-{self.id}-{self.span}-{self.sampled:02x}"
+
+    @property
+    def traceparent(self) -> str:
+        """For whoever does the generation."""
+        return f"00-{self.id}-{self.inner}-{self.sampled:02x}"
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What the engine produced since the last one; `usage` is all so far. The last has `finish`.
 
-    `stop` is the one of `Sampling.stop` that ended the answer, if one did.
+    `stop` is the one of `Sampling.stop` that ended the answer, if one did; `stages` are known with
+    the last.
     """
 
     text: str = ""
@@ -156,6 +196,7 @@ class Delta:
     finish: Finish | None = None
     usage: Usage | None = None
     stop: str | None = None
+    stages: Stages | None = None
 
 
 class Outcome(Enum):
@@ -208,7 +249,8 @@ class Receipt:
     `at` is when it ended (Unix time); `ttft` runs from the arrival of the request to the first
     token, `None` if there was none; `queued` is the wait for admission, `None` if nobody waited.
     `token` and `adapter` are ids, of the caller's API token and of the LoRA adapter asked for.
-    `reason` is the kind of error it got, if any.
+    `reason` is the kind of error it got, if any. `asked` is when admission began, from the arrival;
+    `gaps` are the times between the pieces of a stream; `size` is what admission took it for.
     """
 
     id: str
@@ -229,3 +271,10 @@ class Receipt:
     queued: float | None = None
     reason: str = ""
     adapter: str = ""
+    method: str = ""
+    asked: float | None = None
+    stages: Stages | None = None
+    gaps: tuple[float, ...] = ()
+    size: Size = Size()
+    sampling: Sampling | None = None
+    trace: Trace | None = None

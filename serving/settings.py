@@ -59,6 +59,12 @@ class Settings(BaseSettings):
     metrics_token: SecretStr = SecretStr("")
     # How many accounts have series of their own; the rest is one.
     metrics_accounts: int = Field(default=50, ge=0)
+    # Where Ray's own metrics are, to pass Serve's on; `serving up` knows.
+    ray_metrics_url: str = ""
+    # Traces go to this URL as OTLP over HTTP (`http://collector:4318/v1/traces`); of requests that
+    # come without a trace of their own, this part.
+    traces_endpoint: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    traces_ratio: float = Field(default=0.01, ge=0, le=1)
     log_format: Literal["text", "json"] = "text"
     # Native streams carry filler, so that the sizes of packets do not tell the sizes of tokens.
     stream_padding: bool = False

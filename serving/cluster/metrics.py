@@ -29,7 +29,20 @@ class Metrics:
         self._threads: list[Endpoint | Sampler] = []
         if settings.metrics_port:
             host, token = settings.metrics_host, settings.metrics_token.get_secret_value()
-            self._threads.append(Endpoint(self._shelf.folder, host, settings.metrics_port, token))
+            self._threads.append(
+                Endpoint(
+                    self._shelf.folder,
+                    host,
+                    settings.metrics_port,
+                    token,
+                    settings.ray_metrics_url,
+                )
+            )
+
+    @property
+    def place(self) -> str:
+        """The replica's among those of the machine."""
+        return self._shelf.place
 
     def observer(self, price: Callable[[str, Usage], int]) -> Observer:
         """For the gateway; `price` of a model's usage in picodollars."""

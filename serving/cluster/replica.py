@@ -17,6 +17,7 @@ from serving.catalog import Catalog, Model
 from serving.cluster.finetunes import Finetunes
 from serving.cluster.metrics import Metrics
 from serving.cluster.tenants import Tenants
+from serving.cluster.tracing import traces
 from serving.gateway.app import Gateway
 from serving.gateway.receipts import log_access
 from serving.settings import Settings
@@ -38,9 +39,10 @@ class Replica:
 
         _log_to_ray(settings.log_format)
         self._metrics = Metrics(settings)  # before the engine makes its own
+        self._traces = traces(settings, self._metrics.place)  # likewise
         self._tenants = Tenants(settings)
         model = only(models)
-        self._engine = VllmEngine(model)
+        self._engine = VllmEngine(model, settings.traces_endpoint)
         gate = self._tenants.admission(model, self._engine.size)
         self._metrics.watch(gate, self._tenants.backlog)
         counted = self._metrics.observer(self._tenants.price)
@@ -61,12 +63,13 @@ class Replica:
             begin=self._tenants.meter.begin,
             admin=self._tenants.admin,
             max_body_bytes=settings.max_body_bytes,
-            observers=(self._tenants.meter.end, counted, log_access),
+            observers=(self._tenants.meter.end, counted, log_access, *filter(None, [self._traces])),
             padded=settings.stream_padding,
             agreements=agreements,
             queue=self._tenants.desk(self._worker, agreements),
             prices=self._tenants.prices,
             adapters=adapters,
+            tracing=self._traces.begin if self._traces else None,
         )
 
     async def __serve_build_asgi_app__(self) -> Gateway:
@@ -89,6 +92,8 @@ class Replica:
             self._engine.close()
         if hasattr(self, "_metrics"):
             self._metrics.close()
+        if (traces := getattr(self, "_traces", None)) is not None:
+            traces.close()
         if hasattr(self, "_tenants"):
             self._tenants.close()
 

@@ -1,21 +1,25 @@
-"""The engine as one caller sees it: with their own cache salt, within their limits."""
+"""The engine as one caller sees it: with their own cache salt, within their limits, traced."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
-from time import perf_counter
 from typing import Protocol
 
-from serving.core import Caller, Delta, Generation, Receipt, Usage
+from serving.core import Caller, Delta, Generation, Receipt, Size, Usage
 from serving.engine import Engine, Spent, unheard
 from serving.gateway.asgi import Headers
 from serving.gateway.receipts import Draft
 
 
 class Ticket(Protocol):
-    """Leave to use the engine, until settled."""
+    """Leave to use the engine, until settled; `size` is what the request was taken for."""
+
+    @property
+    def size(self) -> Size:
+        """See `Size`."""
+        ...
 
     def settle(self, usage: Usage) -> None:
         """Charge what was used instead of what was reserved. Called once, never waits."""
@@ -38,6 +42,8 @@ class Admission(Protocol):
 
 class Unlimited:
     """The `Admission` that lets everybody in at once, and its own ticket."""
+
+    size = Size()
 
     async def admit(self, caller: Caller, generation: Generation, headers: Headers) -> Ticket:
         """See `Admission.admit`."""
@@ -81,11 +87,12 @@ class Tenant:
             spent(total)
 
         generation = self._theirs(generation)
-        asked = perf_counter()
+        self._draft.admitting()
         try:
             ticket = await self._admission.admit(self._caller, generation, self._draft.headers)
         finally:
-            self._draft.queued = perf_counter() - asked
+            self._draft.admitted()
+        self._draft.size = ticket.size
         try:
             async with aclosing(self._engine.generate(generation, given_up)) as deltas:
                 async for delta in deltas:
@@ -96,9 +103,12 @@ class Tenant:
 
     def _theirs(self, generation: Generation) -> Generation:
         """With the caller's salt; from here on the request is accounted for."""
-        self._draft.images = len(generation.images)
+        draft = self._draft
+        draft.images, draft.sampling = len(generation.images), generation.sampling
         if self._begin is not None:
-            self._draft.progress = self._begin(self._draft.receipt())
+            draft.progress = self._begin(draft.receipt())
+        if draft.trace is not None:
+            generation = replace(generation, traceparent=draft.trace.traceparent)
         return replace(generation, salt=self._caller.salt) if self._caller.salt else generation
 
     async def count(self, generation: Generation) -> int:

@@ -89,6 +89,7 @@ USERS = (
     ),
     _quantiles(words.TTFT),
     _quantiles(words.TPOT),
+    _quantiles(words.ITL),
     _quantiles(words.DURATION),
     _rates(
         "Tokens a second",
@@ -146,6 +147,7 @@ ENGINE = (
     ),
     _vllm_quantiles("Time between tokens", "inter_token_latency_seconds"),
     _vllm_quantiles("Prefill", "request_prefill_time_seconds"),
+    _quantiles(words.PREFILL),
     _vllm_quantiles("Decode", "request_decode_time_seconds"),
     _vllm_quantiles("Wait inside the engine", "request_queue_time_seconds"),
     _vllm(
@@ -167,6 +169,7 @@ ENGINE = (
         },
     ),
     _rates("Vision load: pictures a second", "short", {"{{replica}}": words.IMAGES}, "replica"),
+    _rates("Vision load: tiles a second", "short", {"{{replica}}": words.TILES}, "replica"),
 )
 
 TENANTS = (

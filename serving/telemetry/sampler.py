@@ -38,6 +38,7 @@ class Sampler:
             try:
                 for metric, value in self._reading().items():
                     self._shelf.gauge(metric).set(value)
+                self._shelf.keep()
             except Exception:
                 _log.exception("a gauge cannot be read")
             if self._closing.wait(PERIOD):

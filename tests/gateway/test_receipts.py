@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.core import Finish, Outcome, Receipt, Usage
+from serving.core import Finish, Outcome, Receipt, Sampling, Usage
 from serving.gateway.receipts import Draft, log_access
 from tests.gateway.conftest import ACCOUNT, MODEL, PATH, TOKEN, Service
 
@@ -32,7 +32,17 @@ async def test_a_success(service: Service, stream: bool) -> None:
         finish=Finish.STOP,
         stream=stream,
         queued=receipt.queued,
+        method="POST",
+        asked=receipt.asked,
+        stages=receipt.stages,
+        gaps=receipt.gaps,
+        sampling=Sampling(),
     )
+    assert len(receipt.gaps) == (2 if stream else 0)
+    assert receipt.asked is not None
+    assert receipt.stages is not None
+    assert 0 <= receipt.asked <= receipt.stages.at < receipt.duration
+    assert receipt.stages.prefill > 0.01
     assert receipt.queued is not None
     assert abs(receipt.at - time()) < 60
     assert receipt.ttft is not None

@@ -14,6 +14,7 @@ from prometheus_client import Counter
 from serving.catalog import Catalog, Model
 from serving.cluster.metrics import Metrics
 from serving.cluster.tenants import Tenants
+from serving.cluster.tracing import traces
 from serving.core import Generation, Size
 from serving.engine.fake import FakeEngine, Faults, count_tokens
 from serving.gateway.app import Gateway
@@ -34,6 +35,7 @@ def main() -> None:
         }
     )
     metrics = Metrics(settings)
+    traced = traces(settings, metrics.place)
     # As vLLM makes its own, later and in the library's registry.
     Counter("vllm:num_preemptions", "As vLLM's", ["engine"]).labels("0").inc(3)
     tenants = Tenants(settings)
@@ -53,7 +55,8 @@ def main() -> None:
         admission=gate,
         begin=tenants.meter.begin,
         admin=tenants.admin,
-        observers=(tenants.meter.end, metrics.observer(tenants.price)),
+        observers=(tenants.meter.end, metrics.observer(tenants.price), *filter(None, [traced])),
+        tracing=traced.begin if traced else None,
     )
     uvicorn.run(gateway, host="127.0.0.1", port=int(port), log_level="error", access_log=False)
     metrics.close()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import inf
 
 import httpx
@@ -197,6 +200,59 @@ def test_openmetrics_is_spoken_to_who_asks(standing: Site) -> None:
     assert sample.name == "vllm:num_preemptions_total"
     assert sample.labels == {"engine": "0", "replica": "0"}
     assert standing.total("vllm:num_preemptions_total") == sample.value == 3
+
+
+RAYS = """\
+# HELP ray_tasks Not Serve's
+# TYPE ray_tasks gauge
+ray_tasks{State="RUNNING"} 7.0
+# HELP ray_serve_num_http_requests_total Requests
+# TYPE ray_serve_num_http_requests_total counter
+ray_serve_num_http_requests_total{SessionName="s",Version="2.60.0",otel_scope_name="x",route="/"} 5
+# HELP ray_serve_http_request_latency_ms Latency
+# TYPE ray_serve_http_request_latency_ms histogram
+ray_serve_http_request_latency_ms_bucket{Component="core_worker",le="1.0",route="/"} 1
+ray_serve_http_request_latency_ms_bucket{Component="core_worker",le="+Inf",route="/"} 2
+ray_serve_http_request_latency_ms_sum{Component="core_worker",route="/"} 3.5
+ray_serve_http_request_latency_ms_count{Component="core_worker",route="/"} 2
+"""
+
+
+class Ray(BaseHTTPRequestHandler):
+    """Tells what Ray's agent would, of many routes."""
+
+    def do_GET(self) -> None:
+        many = (f'ray_serve_many_{n}{{route="{"x" * 990}"}} 1' for n in range(900))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write((RAYS + "\n".join(many)).encode())
+
+    def log_message(self, *args: object) -> None:
+        """It is asked often."""
+
+
+@pytest.fixture
+def rays_url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ray) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+        server.shutdown()
+
+
+def test_ray_serves_own_metrics_are_passed_on_within_bounds(site: Site, rays_url: str) -> None:
+    site.environment = {"RAY_METRICS_URL": rays_url}
+    site.start()
+    until(lambda: "ray_serve_" in site.scrape().text)
+    assert site.total("ray_serve_num_http_requests_total", route="/") == 5
+    (sample,) = [s for s in site.samples() if s.name == "ray_serve_http_request_latency_ms_sum"]
+    assert (sample.labels, sample.value) == ({"route": "/"}, 3.5)
+    text = site.scrape().text
+    assert "ray_tasks" not in text
+    assert 150_000 < len(text) < 250_000
+    answer = site.scrape(accept="application/openmetrics-text; version=1.0.0")
+    families = {f.name: f.type for f in openmetrics(answer.text)}
+    assert families["ray_serve_num_http_requests"] == "counter"
+    assert families["serving_replica_starts"] == "counter"
 
 
 def test_damaged_counts_begin_anew(site: Site) -> None:
