@@ -44,7 +44,7 @@ class Replica:
         model = only(models)
         self._engine = VllmEngine(model, settings.traces_endpoint)
         gate = self._tenants.admission(model, self._engine.size)
-        self._metrics.watch(gate, self._tenants.backlog)
+        self._metrics.watch(gate, self._tenants)
         counted = self._metrics.observer(self._tenants.price)
         agreements = self._tenants.agreements()
         adapters = Finetunes(

@@ -6,6 +6,7 @@ JSON list, written anew once a second while there are new ones.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class Exemplars:
         self._file = file
         self._kept: dict[Key, Kept] = {}
         self._new = False
+        self._writing = threading.Lock()
 
     def note(self, kept: Kept) -> None:
         """In place of the bucket's last one."""
@@ -49,12 +51,13 @@ class Exemplars:
 
     def write(self) -> None:
         """What came since the last time, for whoever answers scrapes."""
-        if not self._new:
-            return
-        self._new = False
-        part = self._file.with_suffix(".part")
-        part.write_bytes(msgspec.json.encode(list(self._kept.values())))
-        part.replace(self._file)
+        with self._writing:
+            if not self._new:
+                return
+            self._new = False
+            part = self._file.with_suffix(".part")
+            part.write_bytes(msgspec.json.encode(list(self._kept.values())))
+            part.replace(self._file)
 
 
 def read(file: Path) -> Mapping[Key, Kept]:

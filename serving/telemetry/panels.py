@@ -87,6 +87,16 @@ USERS = (
         words.REFUSALS.help,
         {"{{reason}}": _rate(words.REFUSALS, "reason")},
     ),
+    Panel(
+        "Goodput: streams that begin in time",
+        "reqps",
+        "Streams whose first token comes within 2.5 s, of all that have one",
+        {
+            "in time": f"sum(rate({words.TTFT.name}_bucket"
+            f'{{{_CHOSEN},le="2.5"}}[$__rate_interval]))',
+            "all": f"sum(rate({words.TTFT.name}_count{{{_CHOSEN}}}[$__rate_interval]))",
+        },
+    ),
     _quantiles(words.TTFT),
     _quantiles(words.TPOT),
     _quantiles(words.ITL),
@@ -218,6 +228,7 @@ TENANTS = (
         },
     ),
     _sums("Usage not in the database yet", words.BACKLOG),
+    _sums("Metering lag", words.LAG),
 )
 
 CAPACITY = (
@@ -249,6 +260,16 @@ CAPACITY = (
         },
     ),
     _quantiles(words.QUEUED),
+    Panel(
+        "What expires",
+        "d",
+        "Days until the next API token and the certificates of CERTIFICATES expire",
+        {
+            "token": f"min({_of(words.TOKEN_EXPIRY)} > 0) / 86400 - time() / 86400",
+            "{{certificate}}": f"min by (certificate) ({_of(words.CERTIFICATE_EXPIRY)}) / 86400"
+            " - time() / 86400",
+        },
+    ),
     _vllm(
         "KV cache headroom",
         "percentunit",

@@ -155,6 +155,25 @@ BACKLOG = Metric(
     "bytes",
     "Usage in the journal that is not in the database yet",
 )
+LAG = Metric(
+    "serving_metering_lag_seconds",
+    "gauge",
+    "s",
+    "How long usage has been on its way to the database",
+)
+TOKEN_EXPIRY = Metric(
+    "serving_token_expiry_timestamp_seconds",
+    "gauge",
+    "dateTimeAsIso",
+    "When the next API token expires, in Unix time; 0: none will",
+)
+CERTIFICATE_EXPIRY = Metric(
+    "serving_certificate_expiry_timestamp_seconds",
+    "gauge",
+    "dateTimeAsIso",
+    "When a file of CERTIFICATES has one that expires, in Unix time; 0: it cannot be read",
+    ("certificate",),
+)
 STARTS = Metric(
     "serving_replica_starts_total", "counter", "short", "Starts of a replica in this place"
 )

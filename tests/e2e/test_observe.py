@@ -24,7 +24,9 @@ rule_files: [rules.yaml]
 scrape_configs: [{{job_name: serving, static_configs: [{{targets: ["127.0.0.1:{port}"]}}]}}]
 """
 # Empty where nothing went wrong and nobody sent a picture.
-QUIET = re.compile(r"serving_refusals_total|failed\|rejected|images|ratio_rate(1h|6h|3d)")
+QUIET = re.compile(
+    r"serving_refusals_total|failed\|rejected|images|tiles|expiry|ratio_rate(1h|6h|3d)"
+)
 
 
 @pytest.fixture(scope="module")

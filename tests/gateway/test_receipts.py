@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.core import Finish, Outcome, Receipt, Sampling, Usage
+from serving.core import Delta, Finish, Outcome, Receipt, Sampling, Usage
 from serving.gateway.receipts import Draft, log_access
 from tests.gateway.conftest import ACCOUNT, MODEL, PATH, TOKEN, Service
 
@@ -103,8 +103,9 @@ async def test_the_log_has_neither_prompt_nor_picture_nor_token(
 
 def test_a_draft_counts_from_its_making() -> None:
     draft = Draft("r1")
-    draft.first_token()
-    first = draft.ttft
-    draft.first_token()
-    assert draft.ttft == first
+    assert draft.receipt().ttft is None
+    draft.note(Delta("one"))
+    first = draft.receipt().ttft
+    draft.note(Delta(" two"))
+    assert draft.receipt().ttft == first
     assert draft.receipt().duration >= (first or 0)

@@ -47,7 +47,7 @@ def main() -> None:
         engine={"max_num_seqs": int(slots)},
     )
     gate = tenants.admission(model, _size)
-    metrics.watch(gate, tenants.backlog)
+    metrics.watch(gate, tenants)
     gateway = Gateway(
         FakeEngine(faults=Faults(first_token_delay=0.3, token_delay=0.01)),
         Catalog(model),

@@ -9,11 +9,18 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from math import inf
+from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
 from serving.cluster.tenants import Tenants
@@ -21,6 +28,7 @@ from serving.settings import Settings
 from serving.telemetry import vocabulary
 from serving.telemetry.names import OTHER, Names
 from serving.telemetry.sampler import PERIOD
+from serving.tenancy import accounts
 from tests.telemetry.conftest import ACCOUNT, PATH, TOKEN, Site, until
 
 GENERATED = ("serving_prompt_tokens_total", "serving_completion_tokens_total")
@@ -33,20 +41,25 @@ class Counted:
         self.prompt = self.completion = 0
         self.ttfts: list[float] = []
         self.durations: list[float] = []
+        self.gaps: list[float] = []
+        self.means: list[float] = []
 
     async def stream(self, client: httpx.AsyncClient, words: int) -> None:
         body = {"prompt": " ".join(["word"] * words), "stream": True}
         began = time.perf_counter()
         async with client.stream("POST", PATH, json=body) as response:
-            first = None
+            seen = []
             usage = {}
             async for line in response.aiter_lines():
                 if line.startswith("data: {"):
-                    first = first or time.perf_counter() - began
+                    seen.append(time.perf_counter())
                     usage = json.loads(line.removeprefix("data: ")).get("usage") or usage
         self.durations.append(time.perf_counter() - began)
-        assert first is not None
-        self.ttfts.append(first)
+        self.ttfts.append(seen[0] - began)
+        # The last frame has the usage and no token.
+        gaps = [after - before for before, after in pairwise(seen[: usage["completion_tokens"]])]
+        self.gaps += gaps
+        self.means.append(sum(gaps) / len(gaps))
         self._used(usage)
 
     async def plain(self, client: httpx.AsyncClient, words: int) -> None:
@@ -82,10 +95,14 @@ async def test_the_numbers_are_those_that_clients_counted(site: Site) -> None:
     assert site.total("serving_time_to_first_token_seconds_count") == 2 * 12  # streams only
     assert site.total("serving_request_duration_seconds_count") == 2 * 15
     assert [site.total(name) for name in GENERATED] == [counted.prompt, counted.completion]
+    assert site.total("serving_inter_token_latency_seconds_count") == len(counted.gaps)
+    assert site.total("serving_prefill_seconds_count") == 2 * 15
     assert site.total("serving_replica_up") == 2
     measured = (
         (vocabulary.TTFT, sorted(counted.ttfts)),
         (vocabulary.DURATION, sorted(counted.durations)),
+        (vocabulary.ITL, sorted(counted.gaps)),
+        (vocabulary.TPOT, sorted(counted.means)),
     )
     for metric, seen in measured:
         for q in (0.5, 0.9):
@@ -253,6 +270,56 @@ def test_ray_serves_own_metrics_are_passed_on_within_bounds(site: Site, rays_url
     families = {f.name: f.type for f in openmetrics(answer.text)}
     assert families["ray_serve_num_http_requests"] == "counter"
     assert families["serving_replica_starts"] == "counter"
+
+
+def certificate(file: Path, ends: datetime) -> None:
+    """One that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(ends - timedelta(days=90)).not_valid_after(ends)
+    file.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+
+
+def test_what_expires_is_seen(site: Site, tmp_path: Path) -> None:
+    soon, late = (datetime(2030, month, 1, tzinfo=UTC) for month in (1, 5))
+    for name, ends in (("soon.pem", soon), ("late.pem", late)):
+        certificate(tmp_path / name, ends)
+    both = (tmp_path / "soon.pem").read_bytes() + (tmp_path / "late.pem").read_bytes()
+    (tmp_path / "both.pem").write_bytes(both)
+    names = ("soon.pem", "late.pem", "both.pem", "missing.pem")
+    site.environment = {"CERTIFICATES": ",".join(str(tmp_path / name) for name in names)}
+    tenants = Tenants(Settings(state_dir=site.state, account_id=ACCOUNT, api_token=TOKEN))
+    now = accounts.now()
+    with tenants.tenancy.database.begin() as connection:
+        other = accounts.create(connection, "test", "other").id
+        for days in (-1, 5, 9):
+            given = {"role": "member", "scopes": ["ai"], "expires_at": now + days * 86_400_000}
+            accounts.issue(connection, "test", other, "t", tenants.tenancy.secret, **given)
+        first, _ = accounts.issue(
+            connection,
+            "test",
+            other,
+            "revoked",
+            tenants.tenancy.secret,
+            role="member",
+            scopes=["ai"],
+            expires_at=now + 86_400_000,
+        )
+        accounts.revoke(connection, "test", other, first.id)
+    tenants.close()
+    site.start()
+    expiry = "serving_certificate_expiry_timestamp_seconds"
+    until(lambda: site.total("serving_token_expiry_timestamp_seconds") > 0)
+    ends = {name: site.total(expiry, certificate=name) for name in names}
+    assert ends == {
+        "soon.pem": soon.timestamp(),
+        "late.pem": late.timestamp(),
+        "both.pem": soon.timestamp(),
+        "missing.pem": 0,
+    }
+    token = site.total("serving_token_expiry_timestamp_seconds")
+    assert token == pytest.approx(now / 1000 + 5 * 86400, abs=1)
 
 
 def test_damaged_counts_begin_anew(site: Site) -> None:

@@ -180,7 +180,9 @@ scrape_configs:
     static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
 """
 # What is empty on a service where nothing went wrong, or without vLLM.
-QUIET = re.compile(r"vllm:|serving_refusals_total|failed\|rejected|images|ratio_rate(1h|6h|3d)")
+QUIET = re.compile(
+    r"vllm:|serving_refusals_total|failed\|rejected|images|tiles|expiry|ratio_rate(1h|6h|3d)"
+)
 
 
 @pytest.fixture
