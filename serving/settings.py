@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     traces_endpoint: str = Field(default="", pattern=r"^(https?://\S+)?$")
     traces_ratio: float = Field(default=0.01, ge=0, le=1)
     log_format: Literal["text", "json"] = "text"
+    # `info` has a line for each request.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     # Native streams carry filler, so that the sizes of packets do not tell the sizes of tokens.
     stream_padding: bool = False
     # Accounts send the prompt `agree` once before they use the model.
