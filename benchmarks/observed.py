@@ -1,4 +1,4 @@
-"""What it costs to see everything: `serving up` twice side by side, with all telemetry and with none.
+"""What it costs to see everything: `serving up` side by side with all telemetry and with none.
 
 With: our metrics and vLLM's, scraped every `SCRAPE` seconds, traces of 1 % of the requests with
 vLLM's spans in them, sent to a collector, a line of JSON in the log for each request. Without:
