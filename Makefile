@@ -15,8 +15,11 @@ serve: .venv/.project
 
 observe: .venv/.prometheus
 	@test -x $(PROMETHEUS)/bin/prometheus || { echo "no Prometheus: install it and see deploy/prometheus"; exit 1; }
+	@echo "graphs, and alerts under Alerts, at http://127.0.0.1:9090 (Ctrl-C stops it)"; \
+	  echo "try sum(rate(serving_completion_tokens_total[1m])); dashboards for Grafana: deploy/grafana"
 	@exec $(PROMETHEUS)/bin/prometheus --config.file=deploy/prometheus/prometheus.yml \
 	  --storage.tsdb.path=.state/prometheus --web.listen-address=127.0.0.1:9090 \
+	  --enable-feature=exemplar-storage \
 	  --web.local-assets=$(PROMETHEUS)/share/prometheus/web --log.level=warn
 
 check: .venv/.project .venv/.dev

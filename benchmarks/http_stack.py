@@ -20,6 +20,7 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoint.tiny(folder / "model")
         head["settings"]["parameters"] = checkpoint.parameters(folder / "model")
-        sides = {"serving": _serving(stack, folder), "vllm": _vllm(stack, folder)}
+        sides = {"serving": serving(stack, folder), "vllm": _vllm(stack, folder)}
         engine = _engine(stack, folder)
         seen = uvloop.run(_rounds(sides, engine, options))
     _report(head, seen)
@@ -144,15 +145,17 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _serving(stack: ExitStack, folder: Path) -> Side:
-    """Our stack, through its own command and catalogue."""
+def serving(
+    stack: ExitStack, folder: Path, name: str = "serving", **more: Mapping[str, Any]
+) -> Side:
+    """Our stack, through its own command and catalogue; with `more` settings and `engine` ones."""
     entry = {
         "checkpoint": str(folder / "model"),
         "context_window": CONTEXT,
         "max_images": IMAGES,
-        "engine": ENGINE,
+        "engine": {**ENGINE, **more.get("engine", {})},
     }
-    catalog = folder / "catalog.yaml"
+    catalog = folder / f"{name}.yaml"
     catalog.write_text(yaml.safe_dump({"models": {MODEL: entry}}))
     port, account, token = free_port(), secrets.token_hex(16), secrets.token_hex(16)
     settings = {
@@ -160,11 +163,11 @@ def _serving(stack: ExitStack, folder: Path) -> Side:
         "ACCOUNT_ID": account,
         "API_TOKEN": token,
         "CATALOG": str(catalog),
-        "STATE_DIR": str(folder / "state"),
+        "STATE_DIR": str(folder / name),
     }
     command = [str(Path(sys.executable).with_name("serving")), "up"]
-    environment = {**_environment(folder), **settings}
-    server = stack.enter_context(Server(command, environment, folder / "serving.log"))
+    environment = {**_environment(folder), **settings, **more.get("settings", {})}
+    server = stack.enter_context(Server(command, environment, folder / f"{name}.log"))
     path = f"/client/v4/accounts/{account}/ai/run/{MODEL}"
     side = Side(server, port, path, (f"Authorization: Bearer {token}",), {})
     server.wait(lambda: _answers(side), _START_LIMIT)
@@ -215,7 +218,7 @@ async def _rounds(
     shuffle = random.Random(0).sample
     for side in sides.values():  # warm up
         for stream, concurrency in cells:
-            await _burst(side, stream, concurrency, concurrency, 1)
+            await burst(side, stream, concurrency, concurrency, 1)
     seen = []
     for index in range(1, options.rounds + 1):
         figures: dict[str, Any] = {"load": round(os.getloadavg()[0], 2)}
@@ -226,7 +229,7 @@ async def _rounds(
                 cell["engine"] = {"ttft_ms": engine.ask({"seed": index, "count": count})}
             for name in shuffle(SIDES, len(SIDES)):
                 count = _count(concurrency, options.quick)
-                cell[name] = await _burst(sides[name], stream, concurrency, count, index)
+                cell[name] = await burst(sides[name], stream, concurrency, count, index)
         figures["idle"] = await _idle(sides)
         print(index, json.dumps(figures), flush=True)
         seen.append(figures)
@@ -238,7 +241,7 @@ def cell_name(stream: bool, concurrency: int) -> str:
     return f"{'stream' if stream else 'plain'}/{concurrency}"
 
 
-async def _burst(side: Side, stream: bool, concurrency: int, count: int, index: int) -> Any:
+async def burst(side: Side, stream: bool, concurrency: int, count: int, index: int) -> Any:
     """Rate, latencies (ms) and CPU (ms per request and part) of one burst."""
     requests = side.requests(stream, count, 100_000 * index + 1000 * concurrency)
     before = side.server.cpu(part)

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from serving.catalog import Catalog
 from serving.cluster import environment
 from serving.commands import account, limit, token, usage
+from serving.commands.top import top
 from serving.settings import Settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -25,6 +26,7 @@ app.add_typer(account.app, name="account")
 app.add_typer(token.app, name="token")
 app.add_typer(limit.app, name="limit")
 app.add_typer(usage.app, name="usage")
+app.command()(top)
 
 _SAMPLE = Path(__file__).parent.parent / "docs" / "sample.png"
 
@@ -98,7 +100,15 @@ def _examples(settings: Settings) -> str:
         '  {"type": "image_url", "image_url": {"url": "data:image/png;base64,'
         f'$(base64 -w0 {os.path.relpath(_SAMPLE)})"}}}}]}}]}}\nEND\n'
     )
-    return f"Ask something:\n\n{curl}{text}\nShow a picture:\n\n{curl}{picture}"
+    return f"Ask something:\n\n{curl}{text}\nShow a picture:\n\n{curl}{picture}{_metrics(settings)}"
+
+
+def _metrics(settings: Settings) -> str:
+    """Where they are, if anywhere."""
+    if not settings.metrics_port:
+        return ""
+    url = f"http://{settings.metrics_host}:{settings.metrics_port}/metrics"
+    return f"\nWatch it: serving top (metrics are at {url})\n"
 
 
 def _interrupt_on_sigterm() -> None:

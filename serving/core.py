@@ -110,6 +110,7 @@ class Generation:
     adapter: Adapter | None = None
     salt: str = ""  # prompts are cached for requests with the same salt only
     priority: int = 0  # at the engine: lower first
+    traceparent: str = ""  # W3C's, of the span that the engine's are below
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -123,7 +124,7 @@ class Generation:
 class Size:
     """How large a request is before it runs: prompt tokens, tiles and pixels of its pictures."""
 
-    prompt_tokens: int
+    prompt_tokens: int = 0
     tiles: int = 0
     pixels: int = 0
 
@@ -160,11 +161,50 @@ class CallPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Stages:
+    """A request in the engine, in seconds: `at` it was queued there, then each stage's length.
+
+    `at` is on the machine's monotonic clock; in a receipt it runs from the request's arrival.
+    """
+
+    at: float
+    queue: float
+    prefill: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The trace a request belongs to, and its spans in it: ids in hexadecimal, as W3C has them.
+
+    `span` is the request's, `inner` the one of its generation, below it; `parent` is the caller's,
+    if there is one. Only what is `sampled` is kept.
+    """
+
+    id: str
+    span: str
+    inner: str
+    parent: str = ""
+    sampled: bool = False
+
+    @property
+    def traceresponse(self) -> str:
+        """For whoever asked."""
+        return f"00-{self.id}-{self.span}-{self.sampled:02x}"
+
+    @property
+    def traceparent(self) -> str:
+        """For whoever does the generation."""
+        return f"00-{self.id}-{self.inner}-{self.sampled:02x}"
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What the engine produced since the last one; `usage` is all so far. The last has `finish`.
 
-    `stop` is the one of `Sampling.stop` that ended the answer, if one did. Calls come whole or,
-    where they are certain before they are complete, in parts; never the same one as both.
+    `stop` is the one of `Sampling.stop` that ended the answer, if one did; `stages` are known with
+    the last. Calls come whole or, where they are certain before they are complete, in parts; never
+    the same one as both.
     """
 
     text: str = ""
@@ -173,6 +213,7 @@ class Delta:
     usage: Usage | None = None
     stop: str | None = None
     call_parts: tuple[CallPart, ...] = ()
+    stages: Stages | None = None
 
 
 class Outcome(Enum):
@@ -225,7 +266,8 @@ class Receipt:
     `at` is when it ended (Unix time); `ttft` runs from the arrival of the request to the first
     token, `None` if there was none; `queued` is the wait for admission, `None` if nobody waited.
     `token` and `adapter` are ids, of the caller's API token and of the LoRA adapter asked for.
-    `reason` is the kind of error it got, if any.
+    `reason` is the kind of error it got, if any. `asked` is when admission began, from the arrival;
+    `gaps` are the times between the pieces of a stream; `size` is what admission took it for.
     """
 
     id: str
@@ -246,3 +288,10 @@ class Receipt:
     queued: float | None = None
     reason: str = ""
     adapter: str = ""
+    method: str = ""
+    asked: float | None = None
+    stages: Stages | None = None
+    gaps: tuple[float, ...] = ()
+    size: Size = Size()
+    sampling: Sampling | None = None
+    trace: Trace | None = None

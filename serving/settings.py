@@ -66,11 +66,26 @@ class Settings(BaseSettings):
     metrics_token: SecretStr = SecretStr("")
     # How many accounts have series of their own; the rest is one.
     metrics_accounts: int = Field(default=50, ge=0)
+    # Files of PEM certificates to warn of before they expire, with commas between them.
+    certificates: str = ""
+    # Where Ray's own metrics are, to pass Serve's on; `serving up` knows.
+    ray_metrics_url: str = ""
+    # Traces go to this URL as OTLP over HTTP (`http://collector:4318/v1/traces`); of requests that
+    # come without a trace of their own, this part.
+    traces_endpoint: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    traces_ratio: float = Field(default=0.01, ge=0, le=1)
     log_format: Literal["text", "json"] = "text"
+    # `info` has a line for each request.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     # Native streams carry filler, so that the sizes of packets do not tell the sizes of tokens.
     stream_padding: bool = False
     # Accounts send the prompt `agree` once before they use the model.
     licence_gate: bool = False
+
+    @property
+    def certificate_files(self) -> tuple[Path, ...]:
+        """Those of `certificates`."""
+        return tuple(Path(name.strip()) for name in self.certificates.split(",") if name.strip())
 
     def resolved(self) -> Settings:
         """With an account and a token: the ones set, else those made at the first start.
@@ -90,7 +105,8 @@ class Settings(BaseSettings):
 
     def _placed(self) -> Settings:
         """With the state folder as a place and not relative to where a process runs."""
-        places = {"state_dir": self.state_dir.resolve()}
+        files = ",".join(str(file.resolve()) for file in self.certificate_files)
+        places = {"state_dir": self.state_dir.resolve(), "certificates": files}
         if self.adapters_dir is not None:
             places["adapters_dir"] = self.adapters_dir.resolve()
         return self.model_copy(update=places)

@@ -44,7 +44,10 @@ def deploy(settings: Settings) -> None:
     Raises:
         RuntimeError: it does not come up; the replica's log in the folder says why.
     """
-    serve.run(application(settings), name=APPLICATION, route_prefix="/")
+    (node,) = ray.nodes()
+    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    told = settings.model_copy(update={"ray_metrics_url": url})
+    serve.run(application(told), name=APPLICATION, route_prefix="/")
 
 
 def _start_ray(folder: Path) -> None:

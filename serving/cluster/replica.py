@@ -19,10 +19,9 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureC
 from serving.catalog import Catalog, Model
 from serving.cluster import scaling
 from serving.cluster.finetunes import Finetunes
-from serving.cluster.metrics import Metrics
+from serving.cluster.telemetry import Telemetry
 from serving.cluster.tenants import Tenants
 from serving.gateway.app import Gateway
-from serving.gateway.receipts import log_access
 from serving.settings import Settings
 from serving.telemetry.logs import Json
 
@@ -37,23 +36,21 @@ class Replica:
 
     def __init__(self, models: Catalog, settings: Settings) -> None:
         """Load the model; Serve sends no request before this returns."""
-        _log_to_ray(settings.log_format)
-        self._metrics = Metrics(settings)  # before the engine makes its own
+        _log_to_ray(settings)
+        self._telemetry = Telemetry(settings)  # before the engine makes its own
         self._tenants = Tenants(settings)
         model = only(models)
-        self._engine = self._load(model)
+        self._engine = self._load(model, settings)
         gate = self._gate = self._tenants.admission(model, self._engine.size)
-        self._metrics.watch(gate, self._tenants.backlog)
-        counted = self._metrics.observer(self._tenants.price)
+        self._telemetry.watch(gate, self._tenants)
+        observers = self._telemetry.observers(self._tenants.price)
         agreements = self._tenants.agreements()
         adapters = Finetunes(
             self._tenants.tenancy.database,
             models,
             settings.adapters_dir or settings.state_dir / "adapters",
         )
-        self._worker = self._tenants.worker(
-            self._engine, model, gate, adapters, (counted, log_access)
-        )
+        self._worker = self._tenants.worker(self._engine, model, gate, adapters, observers)
         self._gateway = Gateway(
             self._engine,
             models,
@@ -62,19 +59,20 @@ class Replica:
             begin=self._tenants.meter.begin,
             admin=self._tenants.admin,
             max_body_bytes=settings.max_body_bytes,
-            observers=(self._tenants.meter.end, counted, log_access),
+            observers=(self._tenants.meter.end, *observers),
             padded=settings.stream_padding,
             agreements=agreements,
             queue=self._tenants.desk(self._worker, agreements),
             prices=self._tenants.prices,
             adapters=adapters,
+            tracing=self._telemetry.tracing,
         )
 
-    def _load(self, model: Model) -> Any:
+    def _load(self, model: Model, settings: Settings) -> Any:
         # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
         from serving.engine.vllm import VllmEngine
 
-        return VllmEngine(model)
+        return VllmEngine(model, settings.traces_endpoint)
 
     async def __serve_build_asgi_app__(self) -> Gateway:
         """The app Serve mounts on this replica's own port; here is the event loop of the engine."""
@@ -98,23 +96,23 @@ class Replica:
             self._worker.close()
         if hasattr(self, "_engine"):
             self._engine.close()
-        if hasattr(self, "_metrics"):
-            self._metrics.close()
+        if hasattr(self, "_telemetry"):
+            self._telemetry.close()
         if hasattr(self, "_tenants"):
             self._tenants.close()
 
 
-def _log_to_ray(format_: str) -> None:
+def _log_to_ray(settings: Settings) -> None:
     """Our log lines, the access log among them, go to the worker's output, which Ray keeps.
 
     To the descriptor: `sys.stdout` is a logger of Serve's, which walks the stack for each line.
     """
     handler = logging.StreamHandler(os.fdopen(1, "w", 1, "utf-8", closefd=False))
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
-    handler.setFormatter(Json() if format_ == "json" else text)
+    handler.setFormatter(Json() if settings.log_format == "json" else text)
     logger = logging.getLogger("serving")
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(settings.log_level.upper())
 
 
 def application(settings: Settings, replica: type[Replica] = Replica) -> serve.Application:

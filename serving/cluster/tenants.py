@@ -130,6 +130,19 @@ class Tenants:
         """Bytes of usage that are not in the database yet."""
         return self._ledger.backlog
 
+    def lag(self) -> float:
+        """Seconds for which usage has been on its way to the database."""
+        return self._ledger.lag
+
+    def next_expiry(self) -> float:
+        """When the next token ends, in Unix seconds; 0 if none will.
+
+        Raises:
+            Down: the database cannot be reached.
+        """
+        with self.tenancy.database.begin() as connection:
+            return (accounts.next_expiry(connection, accounts.now()) or 0) / 1000
+
     def price(self, model: str, usage: Usage) -> int:
         """Of a model's usage, in picodollars."""
         return self.prices.get(model, prices.FREE).of(usage)

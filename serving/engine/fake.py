@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, replace
 
-from serving.core import Delta, Finish, Generation, Image, RawPrompt, Usage
+from serving.core import Delta, Finish, Generation, Image, RawPrompt, Stages, Usage
 from serving.engine import Spent, unheard
 from serving.errors import EngineFailed, Overloaded, ServingError
 
@@ -106,14 +107,18 @@ class FakeEngine:
         usage = Usage(count_tokens(generation), image_tokens=image_tokens)
         self.usage[generation.id] = usage
         whole = []
+        began = first = time.monotonic()
         for index, token in enumerate(tokens):
             await self._pace(index)
+            first = first if index else time.monotonic()
             whole.append(token)
             usage = self.usage[generation.id] = replace(usage, completion_tokens=index + 1)
             if generation.stream and index < len(tokens) - 1:
                 yield Delta(token, usage=usage)
         stop = stop if finish is Finish.STOP else None
-        yield Delta(whole[-1] if generation.stream else "".join(whole), (), finish, usage, stop)
+        stages = Stages(began, 0.0, first - began, time.monotonic() - first)
+        text = whole[-1] if generation.stream else "".join(whole)
+        yield Delta(text, (), finish, usage, stop, stages=stages)
 
     async def _pace(self, index: int) -> None:
         """Wait for the token `index`, or fail, or hang."""

@@ -23,7 +23,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
 
 from serving.catalog import Model
-from serving.core import Delta, Finish, Generation, Image, Size, Usage
+from serving.core import Delta, Finish, Generation, Image, Size, Stages, Usage
 from serving.engine import Spent, images, sampling, unheard
 from serving.engine.adapters import Adapters
 from serving.engine.pace import Pace
@@ -51,11 +51,14 @@ _CPP_LOCATION = re.compile(r"\[[\d:]+\] \S+:\d+: ")
 class VllmEngine:
     """Serves one model. Must be made in the process that runs the event loop."""
 
-    def __init__(self, model: Model) -> None:
-        """Load the weights; blocks for seconds (small models) to minutes (the published 11B)."""
+    def __init__(self, model: Model, traces_endpoint: str = "") -> None:
+        """Load the weights; blocks for seconds (small models) to minutes (the published 11B).
+
+        vLLM's own spans go to `traces_endpoint`; OpenTelemetry's variables say how.
+        """
         self._model = model
         self._prompts = Ahead(Prompter.load(model.checkpoint))
-        self._llm = _Llm.from_engine_args(_engine_args(model))
+        self._llm = _Llm.from_engine_args(_engine_args(model, traces_endpoint))
         self._llm.spent = {}
         vision = self._llm.model_config.hf_config.vision_config
         self._tile: int = vision.image_size
@@ -84,7 +87,12 @@ class VllmEngine:
             adapter = await self._adapters.of(generation)
             # Closing vLLM's generator is what aborts: leave it to no garbage collector.
             outputs = self._llm.generate(
-                rendered, params, generation.id, lora_request=adapter, priority=generation.priority
+                rendered,
+                params,
+                generation.id,
+                lora_request=adapter,
+                trace_headers=_trace_headers(generation),
+                priority=generation.priority,
             )
             async with aclosing(outputs):
                 async for output in outputs:
@@ -222,7 +230,11 @@ def _with_pictures(prompt: TokensPrompt, pictures: Sequence[Image], salt: str) -
     return prompt
 
 
-def _engine_args(model: Model) -> AsyncEngineArgs:
+def _trace_headers(generation: Generation) -> dict[str, str] | None:
+    return {"traceparent": generation.traceparent} if generation.traceparent else None
+
+
+def _engine_args(model: Model, traces_endpoint: str) -> AsyncEngineArgs:
     return AsyncEngineArgs(
         model=str(model.checkpoint),
         served_model_name=model.id,  # in vLLM's metrics, instead of a path
@@ -231,6 +243,7 @@ def _engine_args(model: Model) -> AsyncEngineArgs:
         # The front end's record of which pictures the engine holds goes wrong when a client leaves
         # while its picture is being tiled: the next request with that picture would then fail.
         mm_processor_cache_gb=0,
+        otlp_traces_endpoint=traces_endpoint or None,
         # What waits, runs and gives way in the engine does so in the order that admission says.
         **{
             "scheduling_policy": "priority",
@@ -269,4 +282,17 @@ def _delta(output: RequestOutput, usage: Usage) -> Delta | None:
         finish=_FINISH[completion.finish_reason],
         usage=usage,
         stop=completion.stop_reason if isinstance(completion.stop_reason, str) else None,
+        stages=_stages(output),
+    )
+
+
+def _stages(output: RequestOutput) -> Stages | None:
+    """By the engine process's clock, which is the machine's."""
+    if (stats := output.metrics) is None or not stats.first_token_ts:
+        return None
+    return Stages(
+        at=stats.queued_ts,
+        queue=stats.scheduled_ts - stats.queued_ts,
+        prefill=stats.first_token_ts - stats.scheduled_ts,
+        decode=stats.last_token_ts - stats.first_token_ts,
     )

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import time
 from types import MappingProxyType
 from urllib.parse import parse_qsl
 from uuid import uuid4
 
 from serving.catalog import Catalog
-from serving.core import Caller, Receipt
+from serving.core import Caller, Receipt, Trace
 from serving.engine import Engine
 from serving.errors import BodyTooLarge, MissingBody, ServingError, UnknownPath
 from serving.gateway import aig, body, finetunes, openapi, routes, stream
 from serving.gateway.agreement import Agreements
-from serving.gateway.asgi import App, Receive, Scope, Send
+from serving.gateway.asgi import App, Headers, Receive, Scope, Send
 from serving.gateway.auth import Authenticator, bearer, token_id
 from serving.gateway.errors import declared
 from serving.gateway.queue import Queue
@@ -54,13 +54,15 @@ class Gateway:
         queue: Queue | None = None,
         prices: Prices = MappingProxyType({}),
         adapters: finetunes.Finetunes | None = None,
+        tracing: Callable[[Headers], Trace] | None = None,
     ) -> None:
         """`observers` get each receipt, in order; `receipts.log_access` is one.
 
         `begin` hears of requests as they go to the engine; `admin` serves what is under `ADMIN`.
         With `padded`, native streams hide the length of their tokens; with `agreements`, accounts
         must agree to a model's licence first; with `adapters`, they may bring LoRA adapters;
-        without a `queue` all requests run at once. Answers say what they cost by `prices`.
+        without a `queue` all requests run at once. Answers say what they cost by `prices`; with
+        `tracing` of a request's headers, which trace they belong to.
         """
         self._engine = engine
         self._catalog = catalog
@@ -75,6 +77,7 @@ class Gateway:
         self._queue = queue
         self._prices = prices
         self._adapters = adapters
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -93,7 +96,9 @@ class Gateway:
 
     async def _metered(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, and whatever happens leave a receipt."""
-        draft = Draft(str(uuid4()))
+        draft = Draft(str(uuid4()), method=scope["method"])
+        if self._tracing is not None:
+            draft.traced(self._tracing(scope["headers"]))
         try:
             await self._answer(scope, receive, noticing(send), draft)
         except ClientLeft:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from time import perf_counter, time
 
 import msgspec
 
-from serving.core import Delta, Finish, Outcome, Receipt, Usage
+from serving.core import Delta, Finish, Outcome, Receipt, Sampling, Size, Stages, Trace, Usage
 from serving.errors import (
     BadRequest,
     Forbidden,
@@ -33,6 +34,11 @@ from serving.tenancy.prices import FREE, Price
 Observer = Callable[[Receipt], None]
 
 CLIENT_LEFT = 499  # nginx's status for a request whose client left before the answer began
+
+# What the access log leaves out: what is long, or may hold the caller's own words.
+_UNSAID = ("gaps", "sampling", "trace")
+
+_SAID = tuple(each.name for each in fields(Receipt) if each.name not in _UNSAID)
 
 _access = logging.getLogger("serving.access")
 _CALLERS_FAULT = (
@@ -66,28 +72,46 @@ class Draft:
     status: int = 200
     code: int | None = None
     usage: Usage = field(default_factory=Usage)
-    ttft: float | None = None
+    method: str = ""
+    stages: Stages | None = None
+    size: Size = field(default_factory=Size)
+    sampling: Sampling | None = None
+    trace: Trace | None = None
     answering: bool = False  # the response has begun: its status is out
     headers: Headers = field(default_factory=list)  # of the answer, whatever it will be
     progress: Callable[[Usage], None] | None = None  # keeps the usage safe from a crash
     failure: Failure = envelope.failure  # how the caller's dialect says what went wrong
     price: Price = FREE
     _arrived: float = field(default_factory=perf_counter)
+    _asked: float | None = None
+    _noted: list[float] = field(default_factory=list)  # when each delta came
 
     @property
     def neurons(self) -> float:
         """What has been used so far, in Workers AI's unit."""
         return self.price.neurons(self.usage) / 1e6
 
-    def first_token(self) -> None:
-        """The engine produced something."""
-        if self.ttft is None:
-            self.ttft = perf_counter() - self._arrived
+    def traced(self, trace: Trace) -> None:
+        """The request belongs to a trace; the answer says so."""
+        self.trace = trace
+        self.headers.append((b"traceresponse", trace.traceresponse.encode()))
+
+    def admitting(self) -> None:
+        """Admission begins."""
+        self._asked = perf_counter()
+
+    def admitted(self) -> None:
+        """Admission is over, well or not."""
+        assert self._asked is not None
+        self.queued = perf_counter() - self._asked
 
     def note(self, delta: Delta) -> None:
         """The engine handed this over; it is not yet on its way to the client."""
-        self.first_token()
+        self._noted.append(perf_counter())
         self.finish = delta.finish
+        if delta.stages is not None:
+            # perf_counter is the monotonic clock.
+            self.stages = replace(delta.stages, at=delta.stages.at - self._arrived)
         if delta.usage is not None:
             self.used(delta.usage)
 
@@ -113,6 +137,8 @@ class Draft:
 
     def receipt(self) -> Receipt:
         """The record, as of now."""
+        ttft = self._noted[0] - self._arrived if self._noted else None
+        asked = self._asked - self._arrived if self._asked is not None else None
         return Receipt(
             id=self.id,
             account=self.account,
@@ -123,7 +149,7 @@ class Draft:
             code=self.code,
             usage=self.usage,
             duration=perf_counter() - self._arrived,
-            ttft=self.ttft,
+            ttft=ttft,
             token=self.token,
             at=time(),
             finish=self.finish,
@@ -132,13 +158,22 @@ class Draft:
             queued=self.queued,
             reason=self.reason,
             adapter=self.adapter,
+            method=self.method,
+            asked=asked,
+            stages=self.stages,
+            gaps=tuple(after - before for before, after in pairwise(self._noted)),
+            size=self.size,
+            sampling=self.sampling,
+            trace=self.trace,
         )
 
 
 def log_access(receipt: Receipt) -> None:
     """An observer: one line of JSON per request to the logger `serving.access`.
 
-    It holds what the receipt holds: no prompt, no picture, no token.
+    It holds what the receipt holds: no prompt, no picture, no token. `trace` is the trace's id.
     """
     if _access.isEnabledFor(logging.INFO):
-        _access.info("%s", msgspec.json.encode(receipt).decode())
+        line = {name: getattr(receipt, name) for name in _SAID}
+        line["trace"] = receipt.trace.id if receipt.trace else None
+        _access.info("%s", msgspec.json.encode(line).decode())

@@ -1,21 +1,25 @@
-"""The engine as one caller sees it: with their own cache salt, within their limits."""
+"""The engine as one caller sees it: with their own cache salt, within their limits, traced."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
-from time import perf_counter
 from typing import Protocol
 
-from serving.core import Caller, Delta, Generation, Receipt, Usage
+from serving.core import Caller, Delta, Generation, Receipt, Size, Usage
 from serving.engine import Engine, Spent, unheard
 from serving.gateway.asgi import Headers
 from serving.gateway.receipts import Draft
 
 
 class Ticket(Protocol):
-    """Leave to use the engine, until settled."""
+    """Leave to use the engine, until settled; `size` is what the request was taken for."""
+
+    @property
+    def size(self) -> Size:
+        """See `Size`."""
+        ...
 
     @property
     def priority(self) -> int:
@@ -45,6 +49,7 @@ class Unlimited:
     """The `Admission` that lets everybody in at once, and its own ticket."""
 
     priority = 0
+    size = Size()
 
     async def admit(self, caller: Caller, generation: Generation, headers: Headers) -> Ticket:
         """See `Admission.admit`."""
@@ -88,15 +93,15 @@ class Tenant:
             spent(total)
 
         self._note(generation)
-        asked = perf_counter()
+        self._draft.admitting()
         try:
             ticket = await self._admission.admit(self._caller, generation, self._draft.headers)
         finally:
-            self._draft.queued = perf_counter() - asked
-        salt, priority = self._caller.salt, ticket.priority
+            self._draft.admitted()
+        self._draft.size = ticket.size
         try:
-            generation = replace(generation, salt=salt, priority=priority)
-            async with aclosing(self._engine.generate(generation, given_up)) as deltas:
+            theirs = self._theirs(generation, ticket.priority)
+            async with aclosing(self._engine.generate(theirs, given_up)) as deltas:
                 async for delta in deltas:
                     usage = delta.usage or usage
                     yield delta
@@ -105,9 +110,20 @@ class Tenant:
 
     def _note(self, generation: Generation) -> None:
         """From here on the request is accounted for."""
-        self._draft.images = len(generation.images)
+        draft = self._draft
+        draft.images, draft.sampling = len(generation.images), generation.sampling
         if self._begin is not None:
-            self._draft.progress = self._begin(self._draft.receipt())
+            draft.progress = self._begin(draft.receipt())
+
+    def _theirs(self, generation: Generation, priority: int) -> Generation:
+        """With what the engine should know of the caller."""
+        trace = self._draft.trace
+        return replace(
+            generation,
+            salt=self._caller.salt,
+            priority=priority,
+            traceparent=trace.traceparent if trace else "",
+        )
 
     async def count(self, generation: Generation) -> int:
         """See `Engine.count`."""

@@ -21,20 +21,25 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from serving.telemetry import neighbour as ray
+from serving.telemetry.neighbour import Neighbour
 from serving.telemetry.shelf import Everything
 
 _RETRY = 1.0  # seconds between attempts at the port
+_END = b"# EOF\n"
 _log = logging.getLogger("serving.telemetry")
 
 
 class Endpoint:
     """Serves a folder from a thread, as soon as the port is free."""
 
-    def __init__(self, folder: Path, host: str, port: int, token: str = "") -> None:
-        """With a `token`, who scrapes sends it as a bearer."""
+    def __init__(
+        self, folder: Path, host: str, port: int, token: str = "", neighbour: str = ""
+    ) -> None:
+        """With a `token`, who scrapes sends it as a bearer; `neighbour` is the URL of Ray's."""
         registry = CollectorRegistry()
         registry.register(Everything(folder))
-        self._app = _guarded(registry, token)
+        self._app = _guarded(registry, token, Neighbour(neighbour) if neighbour else None)
         self._host, self._port = host, port
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -87,19 +92,30 @@ class _Handler(WSGIRequestHandler):
         """Scrapes are no news."""
 
 
-def _exposed(registry: CollectorRegistry, accept: str) -> tuple[str, bytes]:
+def _exposed(
+    registry: CollectorRegistry, neighbour: Neighbour | None, accept: str
+) -> tuple[str, bytes]:
     """Content type and text. Prometheus 2 asks for OpenMetrics.
 
     The library's own choice between the two would make `vllm_x` of `vllm:x`: its OpenMetrics
     escapes samples as if they were labels. This escaping leaves names alone that need none.
     """
+    lines = neighbour.lines() if neighbour else []
     if "application/openmetrics-text" in accept:
         encode: Callable[..., bytes] = openmetrics.generate_latest
-        return openmetrics.CONTENT_TYPE_LATEST, encode(registry, escaping=openmetrics.ALLOWUTF8)
-    return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry)
+        ours = encode(registry, escaping=openmetrics.ALLOWUTF8).removesuffix(_END)
+        whole = ours + _text(ray.openmetrics(lines)) + _END
+        return openmetrics.CONTENT_TYPE_LATEST, whole
+    return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry) + _text(lines)
 
 
-def _guarded(registry: CollectorRegistry, token: str) -> WSGIApplication:
+def _text(lines: Iterable[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _guarded(
+    registry: CollectorRegistry, token: str, neighbour: Neighbour | None
+) -> WSGIApplication:
     """The registry at `/metrics`, for whoever knows the token."""
     expected = f"Bearer {token}".encode()
 
@@ -111,7 +127,7 @@ def _guarded(registry: CollectorRegistry, token: str) -> WSGIApplication:
         if token and not hmac.compare_digest(said, expected):
             start("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
             return [b""]
-        kind, text = _exposed(registry, environ.get("HTTP_ACCEPT", ""))
+        kind, text = _exposed(registry, neighbour, environ.get("HTTP_ACCEPT", ""))
         start("200 OK", [("Content-Type", kind), ("Content-Length", str(len(text)))])
         return [text]
 

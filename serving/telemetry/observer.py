@@ -28,25 +28,29 @@ class Observer:
         shelf.counter(words.REQUESTS, route, outcome, str(receipt.status), code).inc()
         if receipt.reason:
             shelf.counter(words.REFUSALS, receipt.reason).inc()
+        trace = receipt.trace.id if receipt.trace and receipt.trace.sampled else ""
         if receipt.queued is not None:
-            shelf.histogram(words.QUEUED).observe(receipt.queued)
+            shelf.observe(words.QUEUED, receipt.queued, trace=trace)
+        if receipt.stages is not None:
+            shelf.observe(words.PREFILL, receipt.stages.prefill, trace=trace)
         if receipt.ttft is not None:
-            self._times(receipt, route, receipt.ttft)
+            self._times(receipt, route, receipt.ttft, trace)
         dollars = self._price(receipt.model, receipt.usage) / _PICODOLLARS
         self._used(receipt, dollars)
         # Before it is known who asks, the account is whatever the path says: no label.
         if receipt.token:
             self._account(receipt, outcome, dollars)
 
-    def _times(self, receipt: Receipt, route: str, ttft: float) -> None:
+    def _times(self, receipt: Receipt, route: str, ttft: float, trace: str) -> None:
         shelf, after_first = self._shelf, receipt.usage.completion_tokens - 1
-        shelf.histogram(words.DURATION, route).observe(receipt.duration)
+        shelf.observe(words.DURATION, receipt.duration, route, trace=trace)
         if not receipt.stream:
             return  # its first token is seen with the last
-        shelf.histogram(words.TTFT, route).observe(ttft)
+        shelf.observe(words.TTFT, ttft, route, trace=trace)
         if after_first > 0:
             each = (receipt.duration - ttft) / after_first
-            shelf.histogram(words.TPOT, route).observe(each)
+            shelf.observe(words.TPOT, each, route, trace=trace)
+        shelf.observe_all(words.ITL, receipt.gaps, route)
 
     def _used(self, receipt: Receipt, dollars: float) -> None:
         usage = receipt.usage
@@ -55,6 +59,7 @@ class Observer:
             (words.CACHED_TOKENS, usage.cached_tokens),
             (words.COMPLETION_TOKENS, usage.completion_tokens),
             (words.IMAGES, receipt.images),
+            (words.TILES, receipt.size.tiles),
             (words.COST, dollars),
         ):
             if amount:

@@ -87,8 +87,19 @@ USERS = (
         words.REFUSALS.help,
         {"{{reason}}": _rate(words.REFUSALS, "reason")},
     ),
+    Panel(
+        "Goodput: streams that begin in time",
+        "reqps",
+        "Streams whose first token comes within 2.5 s, of all that have one",
+        {
+            "in time": f"sum(rate({words.TTFT.name}_bucket"
+            f'{{{_CHOSEN},le="2.5"}}[$__rate_interval]))',
+            "all": f"sum(rate({words.TTFT.name}_count{{{_CHOSEN}}}[$__rate_interval]))",
+        },
+    ),
     _quantiles(words.TTFT),
     _quantiles(words.TPOT),
+    _quantiles(words.ITL),
     _quantiles(words.DURATION),
     _rates(
         "Tokens a second",
@@ -146,6 +157,7 @@ ENGINE = (
     ),
     _vllm_quantiles("Time between tokens", "inter_token_latency_seconds"),
     _vllm_quantiles("Prefill", "request_prefill_time_seconds"),
+    _quantiles(words.PREFILL),
     _vllm_quantiles("Decode", "request_decode_time_seconds"),
     _vllm_quantiles("Wait inside the engine", "request_queue_time_seconds"),
     _vllm(
@@ -167,6 +179,7 @@ ENGINE = (
         },
     ),
     _rates("Vision load: pictures a second", "short", {"{{replica}}": words.IMAGES}, "replica"),
+    _rates("Vision load: tiles a second", "short", {"{{replica}}": words.TILES}, "replica"),
 )
 
 TENANTS = (
@@ -215,6 +228,7 @@ TENANTS = (
         },
     ),
     _sums("Usage not in the database yet", words.BACKLOG),
+    _sums("Metering lag", words.LAG),
 )
 
 CAPACITY = (
@@ -246,6 +260,16 @@ CAPACITY = (
         },
     ),
     _quantiles(words.QUEUED),
+    Panel(
+        "What expires",
+        "d",
+        "Days until the next API token and the certificates of CERTIFICATES expire",
+        {
+            "token": f"min({_of(words.TOKEN_EXPIRY)} > 0) / 86400 - time() / 86400",
+            "{{certificate}}": f"min by (certificate) ({_of(words.CERTIFICATE_EXPIRY)}) / 86400"
+            " - time() / 86400",
+        },
+    ),
     _vllm(
         "KV cache headroom",
         "percentunit",

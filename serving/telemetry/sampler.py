@@ -1,17 +1,19 @@
-"""What is so now and was not counted: read once a second, put where all replicas' metrics are."""
+"""What is so now and was not counted: read once in a while, put where all metrics are."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 
 from serving.telemetry.shelf import Shelf
 from serving.telemetry.vocabulary import Metric
 
 PERIOD = 1.0
 """Seconds."""
-Reading = Callable[[], Mapping[Metric, float]]
+Value = tuple[Metric, float] | tuple[Metric, float, str]
+"""A gauge, what it shows, and the value of its label if it has one."""
+Reading = Callable[[], Iterable[Value]]
 
 _log = logging.getLogger("serving.telemetry")
 
@@ -19,10 +21,11 @@ _log = logging.getLogger("serving.telemetry")
 class Sampler:
     """Sets gauges from a thread of its own."""
 
-    def __init__(self, shelf: Shelf, reading: Reading) -> None:
-        """`reading` is called in the thread: it reads numbers and waits for nothing."""
+    def __init__(self, shelf: Shelf, reading: Reading, period: float = PERIOD) -> None:
+        """`reading` is called in the thread every `period` seconds."""
         self._shelf = shelf
         self._reading = reading
+        self._period = period
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gauges", daemon=True)
         self._thread.start()
@@ -36,9 +39,10 @@ class Sampler:
         """The thread."""
         while True:
             try:
-                for metric, value in self._reading().items():
-                    self._shelf.gauge(metric).set(value)
+                for metric, value, *labels in self._reading():
+                    self._shelf.gauge(metric, *labels).set(value)
+                self._shelf.keep()
             except Exception:
                 _log.exception("a gauge cannot be read")
-            if self._closing.wait(PERIOD):
+            if self._closing.wait(self._period):
                 return

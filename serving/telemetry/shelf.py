@@ -15,9 +15,12 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 from pathlib import Path
 from socket import gethostname
 from typing import Any
@@ -26,7 +29,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, valu
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
+from serving.telemetry import exemplars
+from serving.telemetry.exemplars import Exemplars, Kept
 from serving.telemetry.vocabulary import METRICS, STARTS, UP, Metric
 
 _USED = struct.Struct("i")
@@ -62,6 +68,7 @@ class Shelf:
         values.ValueClass = values.MultiProcessValue(lambda: self.place)  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._made = {metric: self._make(metric) for metric in METRICS}
+        self._exemplars = Exemplars(_exemplars(folder, self.place))
         self.counter(STARTS).inc()
         self.gauge(UP).set(1)
 
@@ -75,10 +82,27 @@ class Shelf:
         found: Gauge = self._child(metric, labels)
         return found
 
-    def histogram(self, metric: Metric, *labels: str) -> Histogram:
-        """As `counter`."""
-        found: Histogram = self._child(metric, labels)
-        return found
+    def observe(self, metric: Metric, value: float, *labels: str, trace: str = "") -> None:
+        """Count a value in a histogram; `trace` is the id of one that shows how it came about."""
+        histogram: Histogram = self._child(metric, labels)
+        histogram.observe(value)
+        if trace:
+            edge = (*metric.buckets, inf)[bisect_left(metric.buckets, value)]
+            le = floatToGoString(edge)  # type: ignore[no-untyped-call]
+            named = dict(zip(metric.labels, labels, strict=True)) | {"le": le}
+            self._exemplars.note(Kept(f"{metric.name}_bucket", named, trace, value, time.time()))
+
+    def observe_all(self, metric: Metric, values: Sequence[float], *labels: str) -> None:
+        """As `observe` for each, at the cost of a few: every bucket is written once."""
+        histogram: Histogram = self._child(metric, labels)
+        found = Tally(bisect_left(metric.buckets, value) for value in values)
+        for index, count in found.items():
+            histogram._buckets[index].inc(count)
+        histogram._sum.inc(sum(values))
+
+    def keep(self) -> None:
+        """Write down what is not written at once: exemplars."""
+        self._exemplars.write()
 
     def _child(self, metric: Metric, labels: tuple[str, ...]) -> Any:
         made = self._made[metric]
@@ -116,14 +140,20 @@ class Everything(Collector):
         """See `Collector`. One family of each name."""
         found: dict[str, Family] = {}
         for lock in sorted(self._folder.glob("*.lock")):
+            kept = exemplars.read(_exemplars(self._folder, lock.stem))
             for family in _families(self._folder, lock.stem, _is_held(lock)):
                 whole = found.setdefault(
                     family.name, Family(family.name, family.documentation, family.type)
                 )
                 for sample in family.samples:
-                    sample.labels["replica"] = lock.stem
-                    whole.samples.append(sample)
+                    shown = exemplars.illustrated(sample, kept)
+                    shown.labels["replica"] = lock.stem
+                    whole.samples.append(shown)
         yield from found.values()
+
+
+def _exemplars(folder: Path, place: str) -> Path:
+    return folder / f"exemplars_{place}.json"
 
 
 def _families(folder: Path, place: str, alive: bool) -> list[Family]:

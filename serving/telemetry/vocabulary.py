@@ -72,6 +72,22 @@ TPOT = Metric(
     ("route",),
     _TPOT,
 )
+ITL = Metric(
+    "serving_inter_token_latency_seconds",
+    "histogram",
+    "s",
+    "Time between two pieces of a streamed answer: a token each, more for slow readers",
+    ("route",),
+    _TPOT,
+)
+PREFILL = Metric(
+    "serving_prefill_seconds",
+    "histogram",
+    "s",
+    "From the start of a request in the engine to its first token, pictures included",
+    (),
+    _TTFT,
+)
 QUEUED = Metric(
     "serving_queue_seconds",
     "histogram",
@@ -88,6 +104,12 @@ COMPLETION_TOKENS = Metric(
     "serving_completion_tokens_total", "counter", "short", "Tokens of answers"
 )
 IMAGES = Metric("serving_images_total", "counter", "short", "Pictures sent to the engine")
+TILES = Metric(
+    "serving_image_tiles_total",
+    "counter",
+    "short",
+    "Tiles of pictures sent to the engine: 1,601 tokens each to its vision encoder",
+)
 COST = Metric("serving_cost_dollars_total", "counter", "currencyUSD", "Charged, by the price list")
 
 # Of accounts: a bounded number has its own series, the rest is `other`. Every account's usage is in
@@ -132,6 +154,25 @@ BACKLOG = Metric(
     "gauge",
     "bytes",
     "Usage in the journal that is not in the database yet",
+)
+LAG = Metric(
+    "serving_metering_lag_seconds",
+    "gauge",
+    "s",
+    "How long usage has been on its way to the database",
+)
+TOKEN_EXPIRY = Metric(
+    "serving_token_expiry_timestamp_seconds",
+    "gauge",
+    "dateTimeAsIso",
+    "When the next API token expires, in Unix time; 0: none will",
+)
+CERTIFICATE_EXPIRY = Metric(
+    "serving_certificate_expiry_timestamp_seconds",
+    "gauge",
+    "dateTimeAsIso",
+    "When a file of CERTIFICATES has one that expires, in Unix time; 0: it cannot be read",
+    ("certificate",),
 )
 STARTS = Metric(
     "serving_replica_starts_total", "counter", "short", "Starts of a replica in this place"

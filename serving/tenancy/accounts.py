@@ -149,6 +149,18 @@ def tokens_of(connection: Connection, account: str, only: str | None = None) -> 
     return [_token(row) for row in connection.execute(query)]
 
 
+def next_expiry(connection: Connection, at: int) -> int | None:
+    """When the next token ends of those that work now, of all accounts."""
+    tokens, owners = tables.tokens.c, tables.accounts.c
+    query = (
+        select(func.min(tokens.expires_at))
+        .join(tables.accounts, owners.id == tokens.account)
+        .where(tokens.expires_at > at, tokens.revoked_at.is_(None), owners.disabled_at.is_(None))
+    )
+    found: int | None = connection.execute(query).scalar()
+    return found
+
+
 def find_token(connection: Connection, account: str, id_: str) -> Token:
     """Raises: NotFound: the account has no such token."""
     for token in tokens_of(connection, account, id_):

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Ledger:
         self._database = database
         self._journal = journal
         self._shipped = 0
+        self._level = time.monotonic()  # all usage from before then is in the database
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
@@ -44,6 +46,11 @@ class Ledger:
     def backlog(self) -> int:
         """Bytes of the journal that are not in the database yet. For any thread."""
         return max(0, self._journal.file.stat().st_size - self._shipped)
+
+    @property
+    def lag(self) -> float:
+        """Seconds for which usage may have been waiting; 0 while none does. For any thread."""
+        return time.monotonic() - self._level if self.backlog else 0.0
 
     def close(self) -> None:
         """Close the journal and ship the rest; what cannot be shipped now the next one ships."""
@@ -70,9 +77,10 @@ class Ledger:
                 pause = _WAIT
 
     def _ship(self) -> None:
+        began = time.monotonic()
         records, end = lines_of(self._journal.file, self._shipped)
         insert(self._database, records)
-        self._shipped = end
+        self._shipped, self._level = end, began
         if self._journal.begin_anew(end):
             self._shipped = 0
 

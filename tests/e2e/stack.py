@@ -85,7 +85,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def stack(folder: Path, *command: str) -> Iterator[Stack]:
+def stack(folder: Path, *command: str, **settings: str) -> Iterator[Stack]:
     """Start the stack with its state in `folder`; whatever is left of it dies at the end."""
     port, log = free_port(), folder / "up.log"
     environment = {
@@ -95,6 +95,7 @@ def stack(folder: Path, *command: str) -> Iterator[Stack]:
         "ACCOUNT_ID": ACCOUNT,
         "API_TOKEN": TOKEN,
         "STATE_DIR": str(folder / "state"),
+        **settings,
     }
     command = command or (str(Path(sys.executable).with_name("serving")), "up")
     began = time.monotonic()

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests import servers
-from tests.e2e.stack import Stack, stack
+from tests.e2e.stack import MODEL, Stack, stack
+from tests.telemetry.collector import collecting
+from tests.telemetry.conftest import until
 from tests.telemetry.test_rules import RULES, panels
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -21,13 +24,26 @@ rule_files: [rules.yaml]
 scrape_configs: [{{job_name: serving, static_configs: [{{targets: ["127.0.0.1:{port}"]}}]}}]
 """
 # Empty where nothing went wrong and nobody sent a picture.
-QUIET = re.compile(r"serving_refusals_total|failed\|rejected|images|ratio_rate(1h|6h|3d)")
+QUIET = re.compile(
+    r"serving_refusals_total|failed\|rejected|images|tiles|expiry|ratio_rate(1h|6h|3d)"
+)
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory):
-    """One stack for the module."""
-    with stack(tmp_path_factory.mktemp("stack")) as made:
+def collector():
+    with collecting() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def up(collector, tmp_path_factory):
+    """One stack for the module; its traces go to the collector, none of its own accord."""
+    settings = {
+        "TRACES_ENDPOINT": collector.url,
+        "TRACES_RATIO": "0",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+    }
+    with stack(tmp_path_factory.mktemp("stack"), **settings) as made:
         yield made
 
 
@@ -57,6 +73,44 @@ def ask(url: str, query: str) -> list[object]:
     answer = httpx.get(f"{url}/api/v1/query", params={"query": query}).json()
     assert answer["status"] == "success", (query, answer)
     return answer["data"]["result"]
+
+
+def test_vllms_spans_are_in_the_trace_of_the_request(up, collector):
+    """All of one trace, as the engine's process and the replica's tell it."""
+    trace, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    sent = {"traceparent": f"00-{trace}-{caller}-01"}
+    body = {"prompt": "canary words", "stream": True, "max_tokens": 20}
+    reply = up.run(body, headers=sent)
+    until(lambda: len(collector.of(trace)) == 7)
+    found = collector.of(trace)
+    request, called = found["POST ai/run"], found[f"chat {MODEL}"]
+    assert reply.headers["traceresponse"] == f"00-{trace}-{request.id}-01"
+    assert request.parent == caller
+    vllms = found["llm_request"]
+    assert vllms.parent == called.id
+    assert vllms.resource["vllm.instrumenting_module_name"] == "vllm.llm_engine"
+    assert vllms.attributes["gen_ai.request.id"] == reply.headers["cf-ai-req-id"]
+    queue, prefill, decode = (found[f"engine {name}"] for name in ("queue", "prefill", "decode"))
+    assert called.begin < queue.begin <= prefill.begin < decode.begin < decode.end < called.end
+    told = vllms.attributes["gen_ai.latency.time_in_model_prefill"]
+    assert prefill.end - prefill.begin == pytest.approx(told, abs=1e-5)
+    assert b"canary" not in b"".join(collector.bodies)
+
+
+def test_what_is_not_sampled_is_not_exported_by_vllm_either(up, collector):
+    before = len(collector.spans)
+    answered(up)
+    trace = "5bf92f3577b34da6a3ce929d0e0e4736"
+    up.run({"prompt": "x"}, headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
+    until(lambda: len(collector.of(trace)) == 7)
+    assert len(collector.spans) == before + 7
+
+
+def test_ray_serves_own_metrics_are_there_too(up):
+    until(lambda: "ray_serve_deployment_status{" in up.metrics(), 60)
+    families = {family.name for family in text_string_to_metric_families(up.metrics())}
+    assert families >= {"ray_serve_deployment_status", "vllm:num_requests_running"}
+    assert len(up.metrics()) < 2**20
 
 
 def test_counts_live_through_the_death_of_a_replica(up):

@@ -23,13 +23,14 @@ async def collect(engine: Engine, generation: Generation) -> list[Delta]:
 
 async def test_a_plain_answer_is_one_delta() -> None:
     (delta,) = await collect(FakeEngine(), request())
-    assert delta == Delta("one two three", (), Finish.STOP, Usage(6, 3))
+    assert delta == Delta("one two three", (), Finish.STOP, Usage(6, 3), stages=delta.stages)
 
 
 async def test_a_stream_is_a_delta_per_token() -> None:
     deltas = await collect(FakeEngine(), request(stream=True))
     assert [delta.text for delta in deltas] == ["one", " two", " three"]
-    assert deltas[-1] == Delta(" three", (), Finish.STOP, Usage(6, 3))
+    last = deltas[-1]
+    assert last == Delta(" three", (), Finish.STOP, Usage(6, 3), stages=last.stages)
 
 
 async def test_a_raw_prompt_is_echoed_whole() -> None:

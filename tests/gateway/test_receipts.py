@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.core import Finish, Outcome, Receipt, Usage
+from serving.core import Delta, Finish, Outcome, Receipt, Sampling, Usage
 from serving.gateway.receipts import Draft, log_access
 from tests.gateway.conftest import ACCOUNT, MODEL, PATH, TOKEN, Service
 
@@ -32,7 +32,17 @@ async def test_a_success(service: Service, stream: bool) -> None:
         finish=Finish.STOP,
         stream=stream,
         queued=receipt.queued,
+        method="POST",
+        asked=receipt.asked,
+        stages=receipt.stages,
+        gaps=receipt.gaps,
+        sampling=Sampling(),
     )
+    assert len(receipt.gaps) == (2 if stream else 0)
+    assert receipt.asked is not None
+    assert receipt.stages is not None
+    assert 0 <= receipt.asked <= receipt.stages.at < receipt.duration
+    assert receipt.stages.prefill > 0.01
     assert receipt.queued is not None
     assert abs(receipt.at - time()) < 60
     assert receipt.ttft is not None
@@ -93,8 +103,9 @@ async def test_the_log_has_neither_prompt_nor_picture_nor_token(
 
 def test_a_draft_counts_from_its_making() -> None:
     draft = Draft("r1")
-    draft.first_token()
-    first = draft.ttft
-    draft.first_token()
-    assert draft.ttft == first
+    assert draft.receipt().ttft is None
+    draft.note(Delta("one"))
+    first = draft.receipt().ttft
+    draft.note(Delta(" two"))
+    assert draft.receipt().ttft == first
     assert draft.receipt().duration >= (first or 0)

@@ -6,6 +6,7 @@ from serving.catalog import Model
 from serving.cluster.replica import Replica
 from serving.core import Generation, Size
 from serving.engine.fake import FakeEngine, Faults, count_tokens
+from serving.settings import Settings
 
 
 class Engine(FakeEngine):
@@ -17,5 +18,5 @@ class Engine(FakeEngine):
 
 
 class FakeReplica(Replica):
-    def _load(self, model: Model) -> Engine:
+    def _load(self, model: Model, settings: Settings) -> Engine:
         return Engine(faults=Faults(first_token_delay=0.05, token_delay=0.05))

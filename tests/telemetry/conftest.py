@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ class Site:
     state: Path
     metrics_port: int = field(default_factory=free_port)
     slots: int = 64
+    environment: dict[str, str] = field(default_factory=dict)
     replicas: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, count: int = 1) -> list[int]:
@@ -39,7 +41,7 @@ class Site:
         for port in ports:
             command = [sys.executable, "-m", "tests.telemetry.replica", str(port), str(self.state)]
             command += [str(self.metrics_port), SECRET, str(self.slots)]
-            self.replicas[port] = subprocess.Popen(command)
+            self.replicas[port] = subprocess.Popen(command, env=os.environ | self.environment)
         until(lambda: all(map(_answers, ports)), 60)
         until(self.is_scraped)
         return ports

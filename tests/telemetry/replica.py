@@ -12,7 +12,7 @@ import uvicorn
 from prometheus_client import Counter
 
 from serving.catalog import Catalog, Model
-from serving.cluster.metrics import Metrics
+from serving.cluster.telemetry import Telemetry
 from serving.cluster.tenants import Tenants
 from serving.core import Generation, Size
 from serving.engine.fake import FakeEngine, Faults, count_tokens
@@ -33,7 +33,7 @@ def main() -> None:
             "prices": "default",
         }
     )
-    metrics = Metrics(settings)
+    telemetry = Telemetry(settings)
     # As vLLM makes its own, later and in the library's registry.
     Counter("vllm:num_preemptions", "As vLLM's", ["engine"]).labels("0").inc(3)
     tenants = Tenants(settings)
@@ -45,7 +45,7 @@ def main() -> None:
         engine={"max_num_seqs": int(slots)},
     )
     gate = tenants.admission(model, _size)
-    metrics.watch(gate, tenants.backlog)
+    telemetry.watch(gate, tenants)
     gateway = Gateway(
         FakeEngine(faults=Faults(first_token_delay=0.3, token_delay=0.01)),
         Catalog(model),
@@ -53,10 +53,11 @@ def main() -> None:
         admission=gate,
         begin=tenants.meter.begin,
         admin=tenants.admin,
-        observers=(tenants.meter.end, metrics.observer(tenants.price)),
+        observers=(tenants.meter.end, *telemetry.observers(tenants.price)),
+        tracing=telemetry.tracing,
     )
     uvicorn.run(gateway, host="127.0.0.1", port=int(port), log_level="error", access_log=False)
-    metrics.close()
+    telemetry.close()
     tenants.close()
 
 

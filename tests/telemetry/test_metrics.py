@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from math import inf
+from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
 from serving.cluster.tenants import Tenants
@@ -18,6 +28,7 @@ from serving.settings import Settings
 from serving.telemetry import vocabulary
 from serving.telemetry.names import OTHER, Names
 from serving.telemetry.sampler import PERIOD
+from serving.tenancy import accounts
 from tests.telemetry.conftest import ACCOUNT, PATH, TOKEN, Site, until
 
 GENERATED = ("serving_prompt_tokens_total", "serving_completion_tokens_total")
@@ -30,20 +41,25 @@ class Counted:
         self.prompt = self.completion = 0
         self.ttfts: list[float] = []
         self.durations: list[float] = []
+        self.gaps: list[float] = []
+        self.means: list[float] = []
 
     async def stream(self, client: httpx.AsyncClient, words: int) -> None:
         body = {"prompt": " ".join(["word"] * words), "stream": True}
         began = time.perf_counter()
         async with client.stream("POST", PATH, json=body) as response:
-            first = None
+            seen = []
             usage = {}
             async for line in response.aiter_lines():
                 if line.startswith("data: {"):
-                    first = first or time.perf_counter() - began
+                    seen.append(time.perf_counter())
                     usage = json.loads(line.removeprefix("data: ")).get("usage") or usage
         self.durations.append(time.perf_counter() - began)
-        assert first is not None
-        self.ttfts.append(first)
+        self.ttfts.append(seen[0] - began)
+        # The last frame has the usage and no token.
+        gaps = [after - before for before, after in pairwise(seen[: usage["completion_tokens"]])]
+        self.gaps += gaps
+        self.means.append(sum(gaps) / len(gaps))
         self._used(usage)
 
     async def plain(self, client: httpx.AsyncClient, words: int) -> None:
@@ -79,10 +95,14 @@ async def test_the_numbers_are_those_that_clients_counted(site: Site) -> None:
     assert site.total("serving_time_to_first_token_seconds_count") == 2 * 12  # streams only
     assert site.total("serving_request_duration_seconds_count") == 2 * 15
     assert [site.total(name) for name in GENERATED] == [counted.prompt, counted.completion]
+    assert site.total("serving_inter_token_latency_seconds_count") == len(counted.gaps)
+    assert site.total("serving_prefill_seconds_count") == 2 * 15
     assert site.total("serving_replica_up") == 2
     measured = (
         (vocabulary.TTFT, sorted(counted.ttfts)),
         (vocabulary.DURATION, sorted(counted.durations)),
+        (vocabulary.ITL, sorted(counted.gaps)),
+        (vocabulary.TPOT, sorted(counted.means)),
     )
     for metric, seen in measured:
         for q in (0.5, 0.9):
@@ -197,6 +217,109 @@ def test_openmetrics_is_spoken_to_who_asks(standing: Site) -> None:
     assert sample.name == "vllm:num_preemptions_total"
     assert sample.labels == {"engine": "0", "replica": "0"}
     assert standing.total("vllm:num_preemptions_total") == sample.value == 3
+
+
+RAYS = """\
+# HELP ray_tasks Not Serve's
+# TYPE ray_tasks gauge
+ray_tasks{State="RUNNING"} 7.0
+# HELP ray_serve_num_http_requests_total Requests
+# TYPE ray_serve_num_http_requests_total counter
+ray_serve_num_http_requests_total{SessionName="s",Version="2.60.0",otel_scope_name="x",route="/"} 5
+# HELP ray_serve_http_request_latency_ms Latency
+# TYPE ray_serve_http_request_latency_ms histogram
+ray_serve_http_request_latency_ms_bucket{Component="core_worker",le="1.0",route="/"} 1
+ray_serve_http_request_latency_ms_bucket{Component="core_worker",le="+Inf",route="/"} 2
+ray_serve_http_request_latency_ms_sum{Component="core_worker",route="/"} 3.5
+ray_serve_http_request_latency_ms_count{Component="core_worker",route="/"} 2
+"""
+
+
+class Ray(BaseHTTPRequestHandler):
+    """Tells what Ray's agent would, of many routes."""
+
+    def do_GET(self) -> None:
+        many = (f'ray_serve_many_{n}{{route="{"x" * 990}"}} 1' for n in range(900))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write((RAYS + "\n".join(many)).encode())
+
+    def log_message(self, *args: object) -> None:
+        """It is asked often."""
+
+
+@pytest.fixture
+def rays_url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ray) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+        server.shutdown()
+
+
+def test_ray_serves_own_metrics_are_passed_on_within_bounds(site: Site, rays_url: str) -> None:
+    site.environment = {"RAY_METRICS_URL": rays_url}
+    site.start()
+    until(lambda: "ray_serve_" in site.scrape().text)
+    assert site.total("ray_serve_num_http_requests_total", route="/") == 5
+    (sample,) = [s for s in site.samples() if s.name == "ray_serve_http_request_latency_ms_sum"]
+    assert (sample.labels, sample.value) == ({"route": "/"}, 3.5)
+    text = site.scrape().text
+    assert "ray_tasks" not in text
+    assert 150_000 < len(text) < 250_000
+    answer = site.scrape(accept="application/openmetrics-text; version=1.0.0")
+    families = {f.name: f.type for f in openmetrics(answer.text)}
+    assert families["ray_serve_num_http_requests"] == "counter"
+    assert families["serving_replica_starts"] == "counter"
+
+
+def certificate(file: Path, ends: datetime) -> None:
+    """One that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(ends - timedelta(days=90)).not_valid_after(ends)
+    file.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+
+
+def test_what_expires_is_seen(site: Site, tmp_path: Path) -> None:
+    soon, late = (datetime(2030, month, 1, tzinfo=UTC) for month in (1, 5))
+    for name, ends in (("soon.pem", soon), ("late.pem", late)):
+        certificate(tmp_path / name, ends)
+    both = (tmp_path / "soon.pem").read_bytes() + (tmp_path / "late.pem").read_bytes()
+    (tmp_path / "both.pem").write_bytes(both)
+    names = ("soon.pem", "late.pem", "both.pem", "missing.pem")
+    site.environment = {"CERTIFICATES": ",".join(str(tmp_path / name) for name in names)}
+    tenants = Tenants(Settings(state_dir=site.state, account_id=ACCOUNT, api_token=TOKEN))
+    now = accounts.now()
+    with tenants.tenancy.database.begin() as connection:
+        other = accounts.create(connection, "test", "other").id
+        for days in (-1, 5, 9):
+            given = {"role": "member", "scopes": ["ai"], "expires_at": now + days * 86_400_000}
+            accounts.issue(connection, "test", other, "t", tenants.tenancy.secret, **given)
+        first, _ = accounts.issue(
+            connection,
+            "test",
+            other,
+            "revoked",
+            tenants.tenancy.secret,
+            role="member",
+            scopes=["ai"],
+            expires_at=now + 86_400_000,
+        )
+        accounts.revoke(connection, "test", other, first.id)
+    tenants.close()
+    site.start()
+    expiry = "serving_certificate_expiry_timestamp_seconds"
+    until(lambda: site.total("serving_token_expiry_timestamp_seconds") > 0)
+    ends = {name: site.total(expiry, certificate=name) for name in names}
+    assert ends == {
+        "soon.pem": soon.timestamp(),
+        "late.pem": late.timestamp(),
+        "both.pem": soon.timestamp(),
+        "missing.pem": 0,
+    }
+    token = site.total("serving_token_expiry_timestamp_seconds")
+    assert token == pytest.approx(now / 1000 + 5 * 86400, abs=1)
 
 
 def test_damaged_counts_begin_anew(site: Site) -> None:

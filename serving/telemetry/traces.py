@@ -1,0 +1,106 @@
+"""OpenTelemetry: which trace a request belongs to, and its spans on their way to a collector.
+
+Whether a request is sampled is decided when it arrives. All else is known when it has ended, and
+only then are there spans: one that is not sampled costs a few microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    format_span_id,
+    format_trace_id,
+    get_current_span,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from serving.core import Outcome, Receipt, Trace
+from serving.telemetry.spans import Span, spans
+
+_SCOPE = InstrumentationScope("serving")
+_read = TraceContextTextMapPropagator().extract
+
+
+class Traces:
+    """Joins requests to traces; as an observer of receipts, exports those that are sampled."""
+
+    def __init__(self, exporter: SpanExporter, ratio: float, resource: Mapping[str, str]) -> None:
+        """`ratio` of the requests without a trace are sampled, others as their callers decided.
+
+        `resource` says who we are; OpenTelemetry's own variables add to it.
+        """
+        self._sampler = ParentBased(TraceIdRatioBased(ratio))
+        self._ids = RandomIdGenerator()
+        self._resource = Resource.create(dict(resource))
+        self._exports = BatchSpanProcessor(exporter)
+
+    def begin(self, headers: Iterable[tuple[bytes, bytes]]) -> Trace:
+        """The trace of a request with these headers; a malformed `traceparent` is as none."""
+        context = _context(headers)
+        caller = get_current_span(context).get_span_context()
+        trace = caller.trace_id if caller.is_valid else self._ids.generate_trace_id()
+        verdict = self._sampler.should_sample(context, trace, "")
+        return Trace(
+            id=format_trace_id(trace),
+            span=self._id(),
+            inner=self._id(),
+            parent=format_span_id(caller.span_id) if caller.is_valid else "",
+            sampled=verdict.decision is Decision.RECORD_AND_SAMPLE,
+        )
+
+    def __call__(self, receipt: Receipt) -> None:
+        """Hand over its spans; another thread exports them."""
+        if receipt.trace is not None and receipt.trace.sampled:
+            for span in spans(receipt, receipt.trace):
+                self._exports.on_end(self._exported(span, receipt, receipt.trace))
+
+    def close(self) -> None:
+        """Export what is left."""
+        self._exports.shutdown()  # type: ignore[no-untyped-call]
+
+    def _exported(self, span: Span, receipt: Receipt, trace: Trace) -> ReadableSpan:
+        """Made without a tracer: that one would choose the ids, and we have told them already."""
+        whole = span.id == trace.span
+        broken = receipt.outcome is Outcome.FAILED and (whole or span.id == trace.inner)
+        arrived = receipt.at - receipt.duration
+        return ReadableSpan(
+            span.name,
+            _placed(trace.id, span.id or self._id()),
+            _placed(trace.id, span.parent) if span.parent else None,
+            self._resource,
+            span.attributes,
+            kind=SpanKind.SERVER if whole else SpanKind.INTERNAL,
+            status=Status(StatusCode.ERROR) if broken else Status(),
+            start_time=int((arrived + span.begin) * 1e9),
+            end_time=int((arrived + span.end) * 1e9),
+            instrumentation_scope=_SCOPE,
+        )
+
+    def _id(self) -> str:
+        return format_span_id(self._ids.generate_span_id())
+
+
+def _context(headers: Iterable[tuple[bytes, bytes]]) -> Context:
+    """What the caller says of its trace; W3C: several say nothing."""
+    given = [value for name, value in headers if name == b"traceparent"]
+    if len(given) != 1:
+        return Context()
+    return _read({"traceparent": given[0].decode("latin-1")}, Context())
+
+
+def _placed(trace: str, span: str) -> SpanContext:
+    flags = TraceFlags(TraceFlags.SAMPLED)
+    return SpanContext(int(trace, 16), int(span, 16), is_remote=False, trace_flags=flags)
