@@ -7,7 +7,7 @@ import pytest
 
 from serving.core import Delta, Finish, Generation, Image, Message, RawPrompt, Sampling, Usage
 from serving.engine import Engine
-from serving.engine.fake import FakeEngine, Faults
+from serving.engine.fake import IMAGE_TOKENS, FakeEngine, Faults
 from serving.errors import EngineFailed, Overloaded
 
 TURNS = (Message("system", ("Be brief.",)), Message("user", (Image(b"x"), "one two three")))
@@ -23,19 +23,19 @@ async def collect(engine: Engine, generation: Generation) -> list[Delta]:
 
 async def test_a_plain_answer_is_one_delta() -> None:
     (delta,) = await collect(FakeEngine(), request())
-    assert delta == Delta("one two three", (), Finish.STOP, Usage(6, 3), stages=delta.stages)
+    assert delta == Delta("one two three", (), Finish.STOP, Usage(6, 3, 0, IMAGE_TOKENS), stages=delta.stages)
 
 
 async def test_a_stream_is_a_delta_per_token() -> None:
     deltas = await collect(FakeEngine(), request(stream=True))
     assert [delta.text for delta in deltas] == ["one", " two", " three"]
     last = deltas[-1]
-    assert last == Delta(" three", (), Finish.STOP, Usage(6, 3), stages=last.stages)
+    assert last == Delta(" three", (), Finish.STOP, Usage(6, 3, 0, IMAGE_TOKENS), stages=last.stages)
 
 
 async def test_a_raw_prompt_is_echoed_whole() -> None:
     (delta,) = await collect(FakeEngine(), request(RawPrompt("a b", (Image(b"x"),))))
-    assert (delta.text, delta.usage) == ("a b", Usage(3, 2))
+    assert (delta.text, delta.usage) == ("a b", Usage(3, 2, 0, IMAGE_TOKENS))
 
 
 async def test_max_tokens_is_the_longest_answer() -> None:
