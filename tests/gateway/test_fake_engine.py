@@ -23,14 +23,16 @@ async def collect(engine: Engine, generation: Generation) -> list[Delta]:
 
 async def test_a_plain_answer_is_one_delta() -> None:
     (delta,) = await collect(FakeEngine(), request())
-    assert delta == Delta("one two three", (), Finish.STOP, Usage(6, 3, 0, IMAGE_TOKENS), stages=delta.stages)
+    used = Usage(6, 3, 0, IMAGE_TOKENS)
+    assert delta == Delta("one two three", (), Finish.STOP, used, stages=delta.stages)
 
 
 async def test_a_stream_is_a_delta_per_token() -> None:
     deltas = await collect(FakeEngine(), request(stream=True))
     assert [delta.text for delta in deltas] == ["one", " two", " three"]
     last = deltas[-1]
-    assert last == Delta(" three", (), Finish.STOP, Usage(6, 3, 0, IMAGE_TOKENS), stages=last.stages)
+    used = Usage(6, 3, 0, IMAGE_TOKENS)
+    assert last == Delta(" three", (), Finish.STOP, used, stages=last.stages)
 
 
 async def test_a_raw_prompt_is_echoed_whole() -> None:
