@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from serving.core import Generation, Image, Message, Tool, ToolCall
 from serving.errors import InvalidChoice, InvalidInput
-from serving.protocol import images, messages, openai, payload, sampling, tools
+from serving.protocol import images, messages, openai, payload, response_format, sampling, tools
 from serving.protocol.anthropic_output import Writer, counted, failure
 from serving.protocol.dialect import Ask, Dialect
 
@@ -35,6 +35,7 @@ class Body(msgspec.Struct, kw_only=True):
     stop_sequences: list[str] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
     lora: str | None = None  # Workers AI's own, beside Anthropic's fields
 
 
@@ -55,6 +56,7 @@ def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
         prompt=turns,
         sampling=sampling.parse(_drawn(body)),
         tools=offered,
+        json=response_format.parse_flat((body.output_config or {}).get("format")),
         stream=body.stream,
         must_call=must_call,
         lora=model.lora(body.lora),

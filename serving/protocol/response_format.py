@@ -26,3 +26,14 @@ def parse(wanted: Any) -> JsonFormat | None:
         case {"type": "json_schema", "json_schema": dict(bare)}:
             return JsonFormat(bare)
     raise InvalidInput("'/response_format' must be json_object, or json_schema with a schema")
+
+
+def parse_flat(wanted: Any) -> JsonFormat | None:
+    """Where the schema is beside the type, as OpenAI's responses and Anthropic's messages have it.
+
+    Raises what `parse` does.
+    """
+    match wanted:
+        case {"type": "json_schema", "schema": dict(schema)}:
+            return JsonFormat(schema)
+    return parse(wanted)
