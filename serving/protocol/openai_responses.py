@@ -64,6 +64,8 @@ def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
         if getattr(body, name):
             raise InvalidInput(f"'/{name}' is not supported")
     turns = tuple(_turns(body))
+    if not body.input:
+        raise InvalidInput("'/input' must have at least one item")
     images.check_count(messages.count_images(turns), model.max_images)
     offered, must_call = tools.choose(_tools(body), _choice(body.tool_choice))
     generation = Generation(
