@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from serving.errors import LoraUnsupported, UnknownModel
+from serving.errors import InvalidInput, LoraUnsupported, UnknownModel
 
 DEFAULT = Path(__file__).with_name("catalog.yaml")
 _MAX_NUM_SEQS = 128  # unless the entry says otherwise
@@ -58,12 +58,15 @@ class Model(BaseModel):
         """The highest rank of LoRA adapters; 0 when the model takes none."""
         return int(self.engine.get("max_lora_rank", 16)) if self.engine.get("enable_lora") else 0
 
-    def lora(self, asked: str | None) -> str:
+    def lora(self, asked: Any) -> str:
         """The adapter a request asks for, by name or id; "" is none.
 
         Raises:
+            InvalidInput: that is no text.
             LoraUnsupported: one is asked for, and the model takes none.
         """
+        if not isinstance(asked, str | None):
+            raise InvalidInput("Type mismatch of '/lora', 'string' expected")
         if asked and not self.max_rank:
             raise LoraUnsupported(self.id)
         return asked or ""

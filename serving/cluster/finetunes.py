@@ -66,7 +66,7 @@ class Finetunes:
 
     async def find(self, caller: Caller, asked: str, model: str) -> Adapter:
         """See the gateway's `Finetunes`."""
-        found = await self._query(finetunes.usable, caller.account, asked)
+        found = await self._query(finetunes.usable, caller.account, _key(asked))
         if found is None or found.model != model:
             raise UnknownAdapter(asked)
         if found.digest is None:
@@ -75,7 +75,7 @@ class Finetunes:
 
     async def upload(self, caller: Caller, asked: str, name: str, file: BinaryIO) -> None:
         """See the gateway's `Finetunes`."""
-        found = await self._query(finetunes.own, caller.account, asked)
+        found = await self._query(finetunes.own, caller.account, _key(asked))
         if found is None:
             raise UnknownAdapter(asked)
         if found.digest is not None:
@@ -142,6 +142,13 @@ class Finetunes:
                 return query(connection, *arguments, **named)
         except Down as error:
             raise StoreDown from error
+
+
+def _key(asked: str) -> str:
+    """A name or an id as PostgreSQL takes it. Raises: UnknownAdapter: there is no such name."""
+    if "\0" in asked:
+        raise UnknownAdapter(asked)
+    return asked
 
 
 def _noted(connection: Connection, found: Finetune, column: str, digest: str) -> Finetune:

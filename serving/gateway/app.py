@@ -91,6 +91,8 @@ class Gateway:
                 await self._metered(scope, receive, send)
             case "lifespan":
                 await _lifespan(receive, send)
+            case "websocket":
+                await send({"type": "websocket.close"})  # before it is open: 403
             case other:
                 raise NotImplementedError(other)  # ASGI's way of declining a protocol
 

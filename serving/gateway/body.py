@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from serving.errors import BodyTooLarge
+from serving.errors import BodyTooLarge, MalformedBody
 from serving.gateway.asgi import Receive, Scope
 from serving.gateway.watch import ClientLeft
 
 MAX_BODY_BYTES = 32 * 2**20
+_COMPRESSED = (b"gzip", b"deflate", b"br", b"zstd", b"compress")
 
 
 async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -14,9 +15,12 @@ async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
 
     Raises:
         BodyTooLarge: by its announced length already, or while reading.
+        MalformedBody: it is compressed.
         ClientLeft: the client went before it was complete.
     """
-    if _announced(scope) > limit:
+    if _header(scope, b"content-encoding", b"").lower() in _COMPRESSED:
+        raise MalformedBody("a compressed body (content-encoding) is not read here")
+    if int(_header(scope, b"content-length", b"0")) > limit:
         raise BodyTooLarge(limit)
     chunks, size, more = [], 0, True
     while more:
@@ -32,9 +36,10 @@ async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _announced(scope: Scope) -> int:
-    """The content length; 0 for chunked bodies."""
+def _header(scope: Scope, wanted: bytes, default: bytes) -> bytes:
+    """Its value, if it is there: chunked bodies announce no length."""
     for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value)
-    return 0
+        if name == wanted:
+            found: bytes = value
+            return found
+    return default

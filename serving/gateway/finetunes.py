@@ -34,7 +34,8 @@ class Wanted(msgspec.Struct, frozen=True):
 
     model: str
     name: str
-    description: Annotated[str, Meta(max_length=1000)] | None = None
+    # PostgreSQL has no texts with a NUL.
+    description: Annotated[str, Meta(max_length=1000, pattern=r"^[^\x00]*$")] | None = None
     public: bool = False
 
 

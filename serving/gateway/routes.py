@@ -181,7 +181,7 @@ def _bound(target: Target, scope: Scope, path: str) -> tuple[str, Target]:
         if asked.endswith(b"/ai-api/models/search"):
             return "", target
         raise UnknownObject(path)
-    inputs = dict(parse_qsl(query)).get(b"userInputs", b"")
+    inputs = dict(parse_qsl(query.decode("latin-1"))).get("userInputs", "").encode()
     return headers.get(_MODEL_HEADER, b"").decode("latin-1"), replace(target, inputs=inputs)
 
 

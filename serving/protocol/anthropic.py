@@ -14,17 +14,18 @@ from msgspec import Meta
 
 from serving.core import Generation, Image, Message, Tool, ToolCall
 from serving.errors import InvalidChoice, InvalidInput
-from serving.protocol import images, messages, openai, payload, sampling, tools
+from serving.protocol import images, messages, openai, payload, response_format, sampling, tools
 from serving.protocol.anthropic_output import Writer, counted, failure
 from serving.protocol.dialect import Ask, Dialect
 
+_UNSERVED = ("mcp_servers", "container")  # they would change the answer
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
 class Body(msgspec.Struct, kw_only=True):
     """A message's request. Workers AI's defaults hold for what is absent, `max_tokens` too."""
 
-    messages: list[dict[str, Any]]
+    messages: Annotated[list[dict[str, Any]], Meta(min_length=1)]
     model: str = ""
     system: str | list[dict[str, Any]] = ""
     stream: bool = False
@@ -35,7 +36,10 @@ class Body(msgspec.Struct, kw_only=True):
     stop_sequences: list[str] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
     lora: str | None = None  # Workers AI's own, beside Anthropic's fields
+    mcp_servers: list[Any] | None = None
+    container: Any = None
 
 
 def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
@@ -46,6 +50,9 @@ def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
     """
     body = payload.shaped(data, Body)
     model = ask.find(body.model)
+    for name in _UNSERVED:
+        if getattr(body, name):
+            raise InvalidInput(f"'/{name}' is not supported")
     turns = tuple(_turns(body))
     images.check_count(messages.count_images(turns), model.max_images)
     offered, must_call = tools.choose(_tools(body.tools or []), _choice(body.tool_choice))
@@ -55,6 +62,7 @@ def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
         prompt=turns,
         sampling=sampling.parse(_drawn(body)),
         tools=offered,
+        json=response_format.parse_flat((body.output_config or {}).get("format")),
         stream=body.stream,
         must_call=must_call,
         lora=model.lora(body.lora),

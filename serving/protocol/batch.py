@@ -75,10 +75,10 @@ def parse(body: bytes, ask: Ask) -> Submission | Poll:
     """
     fields, model = _addressed(payload.decode(body), ask)
     match fields:
-        case {"request_id": str(id_)}:
+        case {"request_id": str(id_)} if "\0" not in id_:
             return Poll(id_)
         case {"request_id": _}:
-            raise InvalidInput("Type mismatch of '/request_id', 'string' expected")
+            raise InvalidInput("'/request_id' must be one that was given out")
         case {"requests": list(requests)}:
             if not 0 < len(requests) <= MAX_ITEMS:
                 raise InvalidInput(f"'/requests' must have 1 to {MAX_ITEMS} items")
@@ -155,6 +155,8 @@ def _item(fields: Any, ask: Ask, model: str) -> Item:
     reference = fields.get("external_reference") if isinstance(fields, dict) else None
     if reference is not None and not isinstance(reference, str):
         raise InvalidInput("Type mismatch of '/external_reference', 'string' expected")
+    if reference is not None and "\0" in reference:
+        raise InvalidInput("'/external_reference' must not have NUL characters")
     if reference is not None and len(reference) > MAX_REFERENCE:
         raise InvalidInput(f"'/external_reference' must have at most {MAX_REFERENCE} characters")
     named = Ask(ask.id, ask.models, model, ask.created)

@@ -70,8 +70,14 @@ def _message(item: Any, path: str) -> Message:
         role=role(str(item.get("role"))),
         content=tuple(_content(item.get("content"), f"{path}/content")),
         tool_calls=tuple(_call(c, f"{path}/tool_calls/{i}") for i, c in enumerate(calls)),
-        tool_call_id=item.get("tool_call_id"),
+        tool_call_id=_tool_call_id(item.get("tool_call_id"), path),
     )
+
+
+def _tool_call_id(value: Any, path: str) -> str | None:
+    if not isinstance(value, str | None):
+        raise InvalidInput(f"'{path}/tool_call_id' must be a string")
+    return value
 
 
 def _content(content: Any, path: str) -> Iterator[str | Image]:
@@ -95,7 +101,7 @@ def _part(part: Any, path: str) -> str | Image:
             return part
         case {"image_url": {"url": str(url)}} | {"image_url": str(url)}:
             return images.parse_text(url)
-        case {"text": str(text)}:
+        case {"text": str(text)} | {"refusal": str(text)}:
             return text
     raise InvalidInput(f"'{path}' must be a text or image_url part")
 

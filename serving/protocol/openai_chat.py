@@ -32,7 +32,7 @@ _HOLE = "\0"
 class Body(openai.Body, kw_only=True):
     """A chat completion's request."""
 
-    messages: list[dict[str, Any]]
+    messages: Annotated[list[dict[str, Any]], Meta(min_length=1)]
     max_completion_tokens: openai.Tokens | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None

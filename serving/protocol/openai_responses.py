@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from serving.core import Generation, Image, JsonFormat, Message
+from serving.core import Generation, Image, Message
 from serving.errors import InvalidChoice, InvalidInput
 from serving.protocol import (
     images,
@@ -64,6 +64,8 @@ def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
         if getattr(body, name):
             raise InvalidInput(f"'/{name}' is not supported")
     turns = tuple(_turns(body))
+    if not body.input:
+        raise InvalidInput("'/input' must have at least one item")
     images.check_count(messages.count_images(turns), model.max_images)
     offered, must_call = tools.choose(_tools(body), _choice(body.tool_choice))
     generation = Generation(
@@ -72,7 +74,7 @@ def parse(data: bytes, ask: Ask) -> tuple[Generation, Writer]:
         prompt=turns,
         sampling=sampling.parse(_drawn(body)),
         tools=offered,
-        json=_format(body.text or {}),
+        json=response_format.parse_flat((body.text or {}).get("format")),
         stream=body.stream,
         must_call=must_call,
         lora=model.lora(body.lora),
@@ -91,15 +93,6 @@ def _drawn(body: Body) -> dict[str, Any]:
         "top_p": body.top_p,
     }
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _format(text: dict[str, Any]) -> JsonFormat | None:
-    """`text.format` has the schema beside the type, where chat completions nest it."""
-    match text.get("format"):
-        case {"type": "json_schema", "schema": dict(schema)}:
-            return JsonFormat(schema)
-        case wanted:
-            return response_format.parse(wanted)
 
 
 def _choice(choice: Any) -> Any:

@@ -51,6 +51,15 @@ def shaped(body: bytes, shape: type[_Shape]) -> _Shape:
         raise InvalidInput(str(error)) from error
 
 
+def deeper(value: Any, levels: int) -> bool:
+    """Whether objects and arrays lie within each other in more than so many levels."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return False
+    return levels == 0 or any(deeper(item, levels - 1) for item in value)
+
+
 def _mended(body: bytes) -> Any:
     """`body` decoded with `?` for each lone surrogate, which texts cut within an emoji end in.
 

@@ -14,6 +14,7 @@ from serving.core import Sampling
 from serving.errors import InvalidInput
 
 _DEFAULT = Sampling()
+_MOST_STOPS = 64  # each is looked for after every token
 
 
 def parse(body: Mapping[str, Any]) -> Sampling:
@@ -54,4 +55,6 @@ def _stop(value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InvalidInput("'/stop' must be a string or an array of strings")
+    if len(texts) > _MOST_STOPS:
+        raise InvalidInput(f"'/stop' must have at most {_MOST_STOPS} strings")
     return tuple(text for text in texts if text)

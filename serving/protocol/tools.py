@@ -7,6 +7,8 @@ from typing import Any
 
 from serving.core import Tool
 from serving.errors import InvalidChoice, InvalidInput
+from serving.protocol import payload
+from serving.protocol.response_format import MAX_DEPTH
 
 Choice = tuple[tuple[Tool, ...], bool]
 
@@ -61,6 +63,8 @@ def _declared(item: Any, path: str) -> Tool:
         case {"name": str(name)} if name:
             parameters = inner.get("parameters") or {}
             if isinstance(parameters, dict):
+                if payload.deeper(parameters, MAX_DEPTH):
+                    raise InvalidInput(f"'{path}' must not be nested more than {MAX_DEPTH} deep")
                 return Tool(name, str(inner.get("description") or ""), parameters)
             raise InvalidInput(f"'{path}' must have an object as its parameters")
     raise InvalidInput(f"'{path}' must have a name")

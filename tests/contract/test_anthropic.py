@@ -5,6 +5,7 @@ from typing import Any
 
 import anthropic
 import pytest
+from pydantic import BaseModel
 
 from serving.core import Image, Message, ToolCall
 from tests.contract.conftest import Running
@@ -106,6 +107,20 @@ def test_a_forced_call_is_streamed_as_it_is_written(
     with client.messages.stream(model=MODEL, max_tokens=99, messages=SAY, **asked) as stream:
         (block,) = stream.get_final_message().content
     assert (block.type, block.input) == ("tool_use", {"city": "New York"})
+
+
+def test_structured_output(service: Running, client: anthropic.Anthropic) -> None:
+    class Echo(BaseModel):
+        echo: str
+
+    found = client.messages.parse(model=MODEL, max_tokens=9, messages=SAY, output_format=Echo)
+    assert found.parsed_output == Echo(echo="Say hello.")
+    wanted = service.engine.generations[0].json
+    assert wanted is not None
+    assert wanted.schema is not None
+    assert wanted.schema["properties"].keys() == {"echo"}
+    with pytest.raises(anthropic.BadRequestError):
+        ask(client, output_config={"format": {"type": "xml"}})
 
 
 def test_a_picture_and_the_result_of_a_tool(service: Running, client: anthropic.Anthropic) -> None:
