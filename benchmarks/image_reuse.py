@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ TILES = 4
 TEXT = 48
 ANSWER = 8
 USERS = 16
+# An image of four tiles takes twenty times the computing of 50 words in the published model, and
+# sixteen times here, with 577 encoder tokens a tile; with the 257 of the middle size, five times.
+SHAPE = replace(checkpoint.MIDDLE, tile=336)
 # Pictures of the published size, on a decoder of its proportions: for the blocks that users hold.
 WIDE = checkpoint.Shape(
     vocabulary=1024,
@@ -54,6 +58,7 @@ def main() -> None:
         "dtype": "bfloat16",
         "threads": options.threads,
         "engine": "vllm.LLM, one process, enforce_eager, block_size 32",
+        "shape": asdict(SHAPE),
         "tiles": TILES,
         "text_tokens": TEXT,
         "answer_tokens": ANSWER,
@@ -81,7 +86,7 @@ def _options() -> argparse.Namespace:
 
 def _rounds(root: Path, options: argparse.Namespace) -> list[dict[str, float]]:
     """The figures of each round; the blocks, which no load can change, in the first."""
-    folder = checkpoint.middle(root / "middle")
+    folder = checkpoint.numbered(SHAPE, root / "middle")
     environment = {"OMP_NUM_THREADS": str(options.threads), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
     def start(side: str, folder: Path) -> peer.Peer:
@@ -149,7 +154,7 @@ def _report(head: dict[str, Any], seen: list[dict[str, float]]) -> None:
             f"{name} {1000 * spreads[name].median:.0f}"
             for name in ("first", "repeated", "second turn")
         ),
-        f"blocks of 32 tokens with a picture of the published size (6,404 encoder tokens): "
+        f"Blocks of 32 tokens, with a picture of the published size (6,404 encoder tokens): "
         f"one request {blocks['blocks of one']}, {USERS} requests {blocks['blocks of users']}, "
         f"of which the picture's {blocks['blocks of the picture']} and "
         f"{blocks['blocks of the pictures']}",
@@ -197,26 +202,28 @@ def _spent(llm: Any, kind: str, asked: list[prompts.Prompt], tokens: int) -> dic
 
 def _about(picture: prompts.Prompt, seed: int) -> prompts.Prompt:
     """Another question about a prompt's picture."""
-    words = prompts.text(TEXT + 1, seed).tokens[1:]
+    words = prompts.text(TEXT + 1, seed, SHAPE).tokens[1:]
     return prompts.Prompt([*picture.tokens[:2], *words], picture.images)
 
 
 def _times(llm: Any, seed: int) -> dict[str, float]:
     """Seconds to the first token, of an image and then of it again, and of many users of it."""
-    first = prompts.pictured(TEXT, TILES, 1000 * seed + 1)
-    turn = prompts.text(17, 1000 * seed + 2).tokens[1:]
+    first = prompts.pictured(TEXT, TILES, 1000 * seed + 1, SHAPE)
+    turn = prompts.text(17, 1000 * seed + 2, SHAPE).tokens[1:]
     again = prompts.Prompt([*first.tokens, *turn], first.images)
     figures = _spent(llm, "first", [first], 1)
     figures |= _spent(llm, "second turn", [again], 1)
     figures |= _spent(llm, "repeated", [_about(first, 1000 * seed + 3)], 1)
-    unseen = prompts.pictured(TEXT, TILES, 1000 * seed + 4)
+    unseen = prompts.pictured(TEXT, TILES, 1000 * seed + 4, SHAPE)
     users = [_about(unseen, 1000 * seed + 5 + user) for user in range(USERS)]
     return figures | _spent(llm, "same", users, ANSWER)
 
 
 def _different(llm: Any, seed: int) -> dict[str, float]:
     """Seconds of as many users, each with another image."""
-    asked = [prompts.pictured(TEXT, TILES, 1000 * seed + 500 + user) for user in range(USERS)]
+    asked = [
+        prompts.pictured(TEXT, TILES, 1000 * seed + 500 + user, SHAPE) for user in range(USERS)
+    ]
     return _spent(llm, "different", asked, ANSWER)
 
 
