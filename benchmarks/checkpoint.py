@@ -79,10 +79,14 @@ TINY = Shape(
 
 
 def middle(folder: Path) -> Path:
-    """Write the middle checkpoint, bfloat16; its tokenizer has words `t0`, `t1`... for the ids."""
-    model = _model(MIDDLE, BOS, EOS, PAD)
-    _save(model, MIDDLE, folder)
-    _numbered_words(MIDDLE.vocabulary).save_pretrained(folder)
+    """Write the middle checkpoint, bfloat16."""
+    return numbered(MIDDLE, folder)
+
+
+def numbered(shape: Shape, folder: Path) -> Path:
+    """Write a checkpoint of any shape, bfloat16, with words `t0`, `t1`... for the ids."""
+    _save(_model(shape, BOS, EOS, PAD), shape, folder)
+    _numbered_words(shape.vocabulary).save_pretrained(folder)
     return folder
 
 

@@ -24,7 +24,7 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 
 from serving.catalog import Model
 from serving.core import Delta, Finish, Generation, Image, Size, Stages, Usage
-from serving.engine import Spent, images, sampling, unheard
+from serving.engine import Spent, images, sampling, tiles, unheard
 from serving.engine.adapters import Adapters
 from serving.engine.pace import Pace
 from serving.engine.prompt import Ahead, Prompter, length
@@ -60,6 +60,8 @@ class VllmEngine:
         self._prompts = Ahead(Prompter.load(model.checkpoint))
         self._llm = _Llm.from_engine_args(_engine_args(model, traces_endpoint))
         self._llm.spent = {}
+        if model.max_images:
+            tiles.keep(self._llm)
         vision = self._llm.model_config.hf_config.vision_config
         self._tile: int = vision.image_size
         self._tile_tokens = tile_tokens(vision)
@@ -240,9 +242,7 @@ def _engine_args(model: Model, traces_endpoint: str) -> AsyncEngineArgs:
         served_model_name=model.id,  # in vLLM's metrics, instead of a path
         max_model_len=model.context_window,
         limit_mm_per_prompt={"image": model.max_images},
-        # The front end's record of which pictures the engine holds goes wrong when a client leaves
-        # while its picture is being tiled: the next request with that picture would then fail.
-        mm_processor_cache_gb=0,
+        mm_processor_cache_gb=0,  # `tiles` has its place
         otlp_traces_endpoint=traces_endpoint or None,
         # What waits, runs and gives way in the engine does so in the order that admission says.
         **{

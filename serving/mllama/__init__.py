@@ -9,7 +9,10 @@ token an image. docs/mllama.md tells the design.
     config                the late switch to the encoder-decoder path, limits and budgets
     processor             pictures -> tiles; how many cross-attention slots each needs
     plan                  pure: which token rows see which slots, in one step
-    kv, scheduler         blocks for the slots; image requests never read the prefix cache
+    identity              when two images are the same, and when two prefixes are
+    content               pure: what blocks of slots hold, and what must be written into them
+    kv                    blocks for the slots, shared by those who need what they hold
+    scheduler, orders     what a request that starts finds, encodes and writes; telling the runners
     attention             a plan -> the metadata of any paged varlen attention backend
     runner_v1, runner_v2  where each of vLLM's model runners gets its plan
     vision, text, model   the network

@@ -7,11 +7,12 @@ nothing reads one token of the null block, and its output is masked afterwards: 
 for an empty sequence.
 
 The plan comes in as `CommonAttentionMetadata.encoder_seq_lens_cpu`, the field both model runners
-fill for cross-attention groups; `runner_v1` and `runner_v2` put it there.
+fill for cross-attention groups; `runner_v1` and `runner_v2` put a `Step` there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,6 +39,26 @@ from serving.mllama.kv import MllamaCrossAttentionSpec
 from serving.mllama.plan import ALIGNMENT, StepPlan
 
 
+@dataclass(frozen=True)
+class Step:
+    """A plan and where the runner keeps encoder outputs, by the names of images.
+
+    Those that this step encodes come in before the model runs, after the metadata is built.
+    """
+
+    plan: StepPlan
+    outputs: Mapping[str, torch.Tensor]
+
+    def states(self) -> torch.Tensor:
+        """(W, hidden) encoder tokens that the step writes.
+
+        Raises:
+            KeyError: an image that the scheduler believed encoded is not.
+        """
+        parts = [self.outputs[w.image][w.token : w.token + w.count] for w in self.plan.writes]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
 @dataclass
 class CrossMetadata:
     """One step of cross-attention, on the device. `N` token rows, `W` encoder tokens."""
@@ -48,6 +69,7 @@ class CrossMetadata:
     """(N, 1) bool: rows that see an image; None when none does."""
     write_slots: torch.Tensor | None
     """(W,) int64 places in the paged KV for this step's encoder tokens; None if it has none."""
+    step: Step
 
 
 @lru_cache
@@ -64,11 +86,12 @@ def cross_attention_backend(underlying: type[AttentionBackend]) -> type[Attentio
             common_attn_metadata: CommonAttentionMetadata,
             fast_build: bool = False,
         ) -> CrossMetadata:
-            plan = common_attn_metadata.encoder_seq_lens_cpu
-            assert isinstance(plan, StepPlan), "the model runner left no plan"
+            step = common_attn_metadata.encoder_seq_lens_cpu
+            assert isinstance(step, Step), "the model runner left no plan"
+            plan = step.plan
             table = common_attn_metadata.block_table_tensor
             size = self.kv_cache_spec.block_size
-            metadata = CrossMetadata(None, None, None)
+            metadata = CrossMetadata(None, None, None, step)
             if plan.write_slots.size:
                 metadata.write_slots = write_slots(plan, table, size)
             if plan.sees_images:

@@ -16,6 +16,9 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from serving.mllama.lora import adaptable
 from serving.mllama.plan import ALIGNMENT, Layout, layout_of, slots_for
 
+ENCODER_CACHE = "vllm.v1.core.encoder_cache_manager.EncoderCacheManager"
+"""vLLM's cache of encoder outputs, least recently used first out, which it gives other models."""
+
 DEFAULT_IMAGES = 4
 """Images a prompt may hold when `--limit-mm-per-prompt` does not say."""
 
@@ -44,7 +47,9 @@ class MllamaModelConfig(VerifyAndUpdateConfig):
         scheduler = vllm_config.scheduler_config
         slots = max_request_slots(vllm_config)
         scheduler.max_num_encoder_input_tokens = max(scheduler.max_num_encoder_input_tokens, slots)
-        scheduler.encoder_cache_size = max(scheduler.encoder_cache_size, slots)
+        # Outputs are held while a step runs; the other half is for the step that is scheduled then.
+        scheduler.encoder_cache_size = max(scheduler.encoder_cache_size, 2 * slots)
+        vllm_config.ec_manager_config.encoder_cache_manager_cls = ENCODER_CACHE
         if scheduler.scheduler_cls is None:
             scheduler.scheduler_cls = "serving.mllama.scheduler.build_scheduler"
 

@@ -18,6 +18,8 @@ SERIES = "0.32"
 INTERNALS: dict[str, tuple[str, ...]] = {
     "vllm.compilation.backends:set_model_tag": ("tag",),
     "vllm.compilation.decorators:support_torch_compile": (),
+    "vllm.config.ec_manager_config:EncoderCacheManagerConfig.encoder_cache_manager_cls": (),
+    "vllm.config.ec_manager_config:EncoderCacheManagerMetadata": (),
     "vllm.config.scheduler:SchedulerConfig.get_scheduler_cls": ("self",),
     "vllm.config.lora:LoRAConfig.target_modules": (),
     "vllm.lora.punica_wrapper.punica_base:PunicaWrapperBase.update_metadata": ("mapping",),
@@ -62,7 +64,49 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "attention_backend_cls",
         "overrides",
     ),
+    "vllm.v1.core.block_pool:BlockPool._insert_block_hash": (
+        "block_hash_with_group_id",
+        "block",
+        "num_tokens",
+    ),
+    "vllm.v1.core.block_pool:BlockPool.free_blocks": ("ordered_blocks",),
+    "vllm.v1.core.block_pool:BlockPool.get_cached_block": ("block_hash", "kv_cache_group_ids"),
+    "vllm.v1.core.block_pool:BlockPool.get_new_blocks": ("num_blocks",),
+    "vllm.v1.core.block_pool:BlockPool.touch": ("blocks",),
+    "vllm.v1.core.encoder_cache_manager:EncoderCacheManager.can_allocate": (
+        "request",
+        "input_id",
+        "encoder_compute_budget",
+        "num_embeds_to_schedule",
+    ),
+    "vllm.v1.core.encoder_cache_manager:EncoderCacheManager.check_and_update_cache": (
+        "request",
+        "input_id",
+    ),
+    "vllm.v1.core.encoder_cache_manager:EncoderCacheManager.free": ("request",),
+    "vllm.v1.core.kv_cache_coordinator:KVCacheCoordinator.new_step_starts": ("self",),
+    "vllm.v1.core.kv_cache_utils:get_request_block_hasher": ("hash_block_size", "caching_hash_fn"),
+    "vllm.v1.core.kv_cache_utils:make_block_hash_with_group_id": ("block_hash", "group_id"),
+    "vllm.v1.core.sched.output:NewRequestData.mm_features": (),
+    "vllm.v1.core.sched.output:SchedulerOutput.ec_manager_metadata": (),
+    "vllm.v1.core.sched.scheduler:Scheduler._try_schedule_encoder_inputs": (
+        "request",
+        "num_computed_tokens",
+        "num_new_tokens",
+        "encoder_compute_budget",
+        "shift_computed_tokens",
+    ),
     "vllm.v1.core.sched.scheduler:Scheduler.add_request": ("request",),
+    "vllm.v1.core.sched.scheduler:Scheduler.schedule": ("throttle_prefills",),
+    "vllm.v1.core.single_type_kv_cache_manager:SingleTypeKVCacheManager.allocate_new_blocks": (
+        "request_id",
+        "num_tokens",
+        "num_tokens_main_model",
+    ),
+    "vllm.v1.core.single_type_kv_cache_manager:SingleTypeKVCacheManager.new_step_starts": ("self",),
+    "vllm.v1.core.single_type_kv_cache_manager:SingleTypeKVCacheManager.pop_blocks_for_free": (
+        "request_id",
+    ),
     "vllm.v1.core.single_type_kv_cache_manager:CrossAttentionManager.cache_blocks": (
         "request",
         "num_tokens",
@@ -76,13 +120,19 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "kvcache_spec_cls",
         "manager_class",
     ),
-    "vllm.v1.request:Request.get_skip_reading_prefix_cache": ("self",),
+    "vllm.v1.request:Request.__init__": ("mm_features", "cache_salt", "block_hasher"),
+    "vllm.v1.request:Request.update_block_hashes": ("self",),
     "vllm.v1.worker.gpu.attn_utils:build_attn_metadata": (
         "attn_groups",
         "num_reqs",
         "block_tables",
         "model_specific_attn_metadata",
     ),
+    "vllm.v1.worker.gpu.mm.encoder_runner:EncoderRunner.execute_mm_encoder": ("mm_kwargs",),
+    "vllm.v1.worker.gpu.mm.encoder_runner:EncoderRunner.prepare_mm_inputs": (
+        "scheduled_encoder_inputs",
+    ),
+    "vllm.v1.worker.gpu.mm.encoder_runner:EncoderRunner.timed_encoder_operation": ("request_ids",),
     "vllm.v1.worker.gpu.model_states.encoder_decoder:EncoderDecoderModelState.prepare_attn": (
         "input_batch",
         "cudagraph_mode",
@@ -91,9 +141,17 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "attn_groups",
         "kv_cache_config",
     ),
+    "vllm.v1.worker.gpu.model_states.encoder_decoder"
+    ":EncoderDecoderModelState.prepare_inputs_embeds": (
+        "scheduled_encoder_inputs",
+        "input_batch",
+    ),
     "vllm.v1.worker.gpu.model_states.interface:ModelState.add_request": (
         "req_index",
         "new_req_data",
+    ),
+    "vllm.v1.worker.gpu_model_runner:GPUModelRunner._process_encoder_cache_scheduler_output": (
+        "scheduler_output",
     ),
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._get_encoder_seq_lens": (
         "num_scheduled_tokens",

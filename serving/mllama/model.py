@@ -126,14 +126,14 @@ class MllamaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA
     ) -> torch.Tensor:
         """(N,) token rows to (N, hidden).
 
-        `encoder_outputs`: what `embed_multimodal` gave for the images of requests that start in
-        this step; their KV is written here, once, and read in all later steps.
+        The KV of images that no request has written yet is written here, and read from then on.
+        `encoder_outputs`, what `embed_multimodal` gave in this step, is taken from the runner's
+        cache instead, together with what it gave in earlier ones.
         """
         text = self.language_model.model
         metadata = text.cross_metadata()
-        if encoder_outputs and metadata is not None:
-            assert metadata.write_slots is not None, "encoder outputs that no request starts with"
-            text.remember(torch.cat(list(encoder_outputs)), metadata.write_slots)
+        if metadata is not None and metadata.write_slots is not None:
+            text.remember(metadata.step.states(), metadata.write_slots)
         if metadata is None:
             text.warm_up(input_ids, positions, inputs_embeds)
         visible = None if metadata is None else metadata.visible

@@ -115,6 +115,11 @@ def segments(layout: Layout | None, start: int, count: int) -> list[Segment]:
     return [Segment(end - begin, *_view(layout, begin)) for begin, end in pairwise(edges)]
 
 
+def first_needed(layout: Layout, computed: int) -> int:
+    """The first slot that any row at position `computed` or later can see."""
+    return _view(layout, computed)[0]
+
+
 def _view(layout: Layout, position: int) -> tuple[int, int]:
     """First slot and number of slots that the row at `position` sees."""
     image = bisect_right(layout.positions, position) - 1
@@ -125,17 +130,27 @@ def _view(layout: Layout, position: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
+class Write:
+    """Consecutive encoder tokens of an image on their way into the slots of a request."""
+
+    image: str
+    """The image's name, under which the runner keeps its encoder output."""
+    token: int
+    """First of the image's encoder tokens to write."""
+    slot: int
+    """Slot that receives it; the others follow."""
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One request of a step: `scheduled` tokens after the `computed` ones. Text only: no layout."""
 
     layout: Layout | None
     computed: int
     scheduled: int
-
-    @property
-    def starts(self) -> bool:
-        """Whether this is the step in which the request's images are encoded and written."""
-        return self.layout is not None and self.computed == 0
+    writes: tuple[Write, ...] = ()
+    """What the step stores for the request: in the first one that no other request has stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +165,10 @@ class StepPlan:
     """(S,) first visible slot, a multiple of `ALIGNMENT`."""
     visible: NDArray[np.int32]
     """(S,) visible slots; 0 for segments that see nothing."""
+    writes: tuple[Write, ...]
+    """What is stored, in batch order; W encoder tokens in all."""
     write_requests: NDArray[np.int32]
-    """(W,) row of the batch whose KV receives each encoder token, in encoder-output order."""
+    """(W,) row of the batch whose KV receives each encoder token, in the order of `writes`."""
     write_slots: NDArray[np.int32]
     """(W,) slot that receives each encoder token."""
 
@@ -161,14 +178,8 @@ class StepPlan:
         return bool(self.visible.any())
 
 
-def plan_step(rows: Sequence[Row], encoded: Sequence[int]) -> StepPlan:
-    """Plan one step.
-
-    Args:
-        rows: the requests in batch order.
-        encoded: indices into `rows` whose images were encoded in this step, in the order in which
-            the runner hands their encoder outputs to the model.
-    """
+def plan_step(rows: Sequence[Row]) -> StepPlan:
+    """Plan one step. `rows`: the requests in batch order."""
     cut = [
         (index, segment)
         for index, row in enumerate(rows)
@@ -179,17 +190,17 @@ def plan_step(rows: Sequence[Row], encoded: Sequence[int]) -> StepPlan:
         query_lens=np.array([segment.rows for _, segment in cut], dtype=np.int32),
         firsts=np.array([segment.first for _, segment in cut], dtype=np.int32),
         visible=np.array([segment.visible for _, segment in cut], dtype=np.int32),
-        **_writes(rows, encoded),
+        writes=tuple(write for row in rows for write in row.writes),
+        write_requests=_joined([np.full(_count(row), i) for i, row in enumerate(rows)]),
+        write_slots=_joined(
+            [np.arange(w.slot, w.slot + w.count) for row in rows for w in row.writes]
+        ),
     )
 
 
-def _writes(rows: Sequence[Row], encoded: Sequence[int]) -> dict[str, NDArray[np.int32]]:
-    requests: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
-    slots: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
-    for index in encoded:
-        layout = rows[index].layout
-        assert layout is not None, "a text-only request has nothing to encode"
-        for first, length in zip(layout.firsts, layout.lengths, strict=True):
-            slots.append(np.arange(first, first + length, dtype=np.int32))
-            requests.append(np.full(length, index, dtype=np.int32))
-    return {"write_requests": np.concatenate(requests), "write_slots": np.concatenate(slots)}
+def _count(row: Row) -> int:
+    return sum(write.count for write in row.writes)
+
+
+def _joined(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int32]:
+    return np.concatenate([np.empty(0, np.int32), *arrays]).astype(np.int32)

@@ -1,8 +1,10 @@
 """The V1 model runner's side: give the attention builder its plan.
 
 The runner asks `_get_encoder_seq_lens` for two values per cross-attention group and hands them to
-the metadata builder untouched. For our layers the second one becomes the `StepPlan`. Here and in
-`lora_cpu` a function of vLLM is replaced; runners of other models pass through unchanged.
+the metadata builder untouched. For our layers the second one becomes the `Step`. What the step
+writes comes with the scheduler's output, which the runner shows to
+`_process_encoder_cache_scheduler_output` before. Here and in `lora_cpu` functions of vLLM are
+replaced; runners of other models pass through unchanged.
 """
 
 from __future__ import annotations
@@ -12,16 +14,25 @@ from typing import Any
 import torch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+from serving.mllama import orders
+from serving.mllama.attention import Step
 from serving.mllama.config import request_layout
 from serving.mllama.kv import MllamaCrossAttentionSpec
 from serving.mllama.plan import Layout, Row, StepPlan, plan_step
 
 _original = GPUModelRunner._get_encoder_seq_lens
+_original_process = GPUModelRunner._process_encoder_cache_scheduler_output
 
 
 def install() -> None:
-    """Wrap the runner's method; a second call changes nothing."""
+    """Wrap the runner's methods; a second call changes nothing."""
     GPUModelRunner._get_encoder_seq_lens = _get_encoder_seq_lens
+    GPUModelRunner._process_encoder_cache_scheduler_output = _process
+
+
+def _process(runner: Any, scheduler_output: Any) -> None:
+    _original_process(runner, scheduler_output)
+    runner.mllama_writes = orders.of_step(scheduler_output)
 
 
 def _get_encoder_seq_lens(
@@ -35,22 +46,20 @@ def _get_encoder_seq_lens(
         return _original(
             runner, num_scheduled_tokens, kv_cache_spec, num_reqs, for_cudagraph_capture
         )
-    plan = _plan(runner, num_scheduled_tokens)
-    return runner.encoder_seq_lens.gpu[:num_reqs], plan
+    step = Step(_plan(runner, num_scheduled_tokens), runner.encoder_cache)
+    return runner.encoder_seq_lens.gpu[:num_reqs], step
 
 
 def _plan(runner: Any, scheduled: dict[str, int]) -> StepPlan:
-    """Plan the step over the runner's batch rows. `scheduled`: tokens, in scheduler order."""
+    """Plan the step over the runner's batch rows. `scheduled`: tokens, by request."""
     batch = runner.input_batch
     rows: list[Row] = [Row(None, 0, 0)] * len(scheduled)
-    encoded = []
     for request, tokens in scheduled.items():
         index = batch.req_id_to_index[request]
         computed = int(batch.num_computed_tokens_cpu[index])
-        rows[index] = Row(_layout(runner, runner.requests[request]), computed, tokens)
-        if rows[index].starts:
-            encoded.append(index)
-    return plan_step(rows, encoded)
+        layout = _layout(runner, runner.requests[request])
+        rows[index] = Row(layout, computed, tokens, runner.mllama_writes.get(request, ()))
+    return plan_step(rows)
 
 
 def _layout(runner: Any, request: Any) -> Layout | None:

@@ -17,19 +17,21 @@ from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.model_states.encoder_decoder import EncoderDecoderModelState
 from vllm.v1.worker.gpu.model_states.interface import ModelSpecificAttnMetadata
 
+from serving.mllama import orders
+from serving.mllama.attention import Step
 from serving.mllama.config import request_layout
-from serving.mllama.plan import Layout, Row, StepPlan, plan_step
+from serving.mllama.plan import Layout, Row, StepPlan, Write, plan_step
 
 
 @dataclass
 class PlannedStep(ModelSpecificAttnMetadata):
     """Hands the plan to the metadata builders; only cross-attention ones look at it."""
 
-    plan: StepPlan
+    step: Step
 
     def get_extra_common_attn_kwargs(self, kv_cache_group_id: int, num_reqs: int) -> dict[str, Any]:
         """The field of `CommonAttentionMetadata` in which `attention` expects the plan."""
-        return {"encoder_seq_lens_cpu": self.plan}
+        return {"encoder_seq_lens_cpu": self.step}
 
 
 class MllamaModelState(EncoderDecoderModelState):
@@ -40,21 +42,39 @@ class MllamaModelState(EncoderDecoderModelState):
         # vLLM would warm up with made-up encoder inputs of this length; ours have no tiles.
         self.max_encoder_len = 0
         self.layouts: dict[str, Layout] = {}
+        self.writes: dict[str, tuple[Write, ...]] = {}
 
     def add_request(self, req_index: int, new_req_data: Any) -> None:
         """Lay out the images of a request that starts, or starts again after a preemption."""
         if new_req_data.mm_features:
             layout = request_layout(self.model_config.hf_config, new_req_data)
             self.layouts[new_req_data.req_id] = layout
+            self.writes[new_req_data.req_id] = orders.of_request(new_req_data)
 
     def remove_request(self, req_id: str) -> None:
         """Forget a request that ended."""
         self.layouts.pop(req_id, None)
+        self.writes.pop(req_id, None)
+
+    def prepare_inputs_embeds(
+        self, scheduled_encoder_inputs: dict[str, list[int]], input_batch: InputBatch, *rest: Any
+    ) -> None:
+        """Encode what the step has to, for itself and for later ones."""
+        names, items = self.encoder_runner.prepare_mm_inputs(scheduled_encoder_inputs)
+        if items:
+            with self.encoder_runner.timed_encoder_operation(scheduled_encoder_inputs.keys()):
+                outputs = self.encoder_runner.execute_mm_encoder(items)
+            self.encoder_cache.encoder_outputs.update(zip(names, outputs, strict=True))
 
     def plan(self, batch: InputBatch) -> StepPlan:
-        """Plan a step. Encoder outputs come in batch order (`prepare_inputs_embeds` sorts them)."""
+        """Plan a step. What requests write is written in the first one after they were added."""
         rows = [
-            Row(self.layouts.get(request), int(computed), int(scheduled))
+            Row(
+                self.layouts.get(request),
+                int(computed),
+                int(scheduled),
+                self.writes.pop(request, ()),
+            )
             for request, computed, scheduled in zip(
                 batch.req_ids,
                 batch.num_computed_tokens_np,
@@ -62,8 +82,7 @@ class MllamaModelState(EncoderDecoderModelState):
                 strict=False,
             )
         ]
-        encoded = [index for index, row in enumerate(rows) if row.starts]
-        return plan_step(rows, encoded)
+        return plan_step(rows)
 
     def prepare_attn(
         self,
@@ -99,7 +118,9 @@ class MllamaModelState(EncoderDecoderModelState):
             kv_cache_config=kv_cache_config,
             seq_lens_cpu_upper_bound=upper,
             dcp_local_seq_lens=input_batch.dcp_local_seq_lens,
-            model_specific_attn_metadata=PlannedStep(self.plan(input_batch)),
+            model_specific_attn_metadata=PlannedStep(
+                Step(self.plan(input_batch), self.encoder_cache.encoder_outputs)
+            ),
             for_cudagraph_capture=for_capture,
             rswa_prefix_lens=input_batch.prompt_lens,
         )

@@ -119,6 +119,35 @@ async def test_prompts_are_cached_for_one_salt_only(engine):
     assert min(cached[2:]) > 100
 
 
+async def test_a_picture_seen_before_is_cached_for_one_salt_only(engine):
+    """With the text around it, and its tiles too; the answer stays as it was."""
+    asked = asking(picture("teal"), "What is this? " * 60)
+    mine, theirs = replace(asked, salt="a" * 32), replace(asked, salt="b" * 32)
+    tiled = metric("vllm:mm_cache_hits_total")
+    answers = [(await answer(engine, each))[0] for each in (mine, theirs, mine, theirs)]
+    cached = [each.usage.cached_tokens for each in answers]
+    assert cached[:2] == [0, 0]
+    assert min(cached[2:]) > 100
+    assert len({each.text for each in answers}) == 1
+    await answer(engine, asking(max_tokens=1))  # what was counted is reported with a step
+    assert metric("vllm:mm_cache_hits_total") == tiled + 2
+
+
+async def test_another_picture_under_the_same_text_is_not_the_one_seen_before(engine):
+    """Nothing from the picture on comes from the cache."""
+    words = "What is this? " * 60
+    first = (await answer(engine, asking(picture("gold"), words)))[0]
+    again = (await answer(engine, asking(picture("gold"), words)))[0]
+    other = (await answer(engine, asking(picture("gray"), words)))[0]
+    assert first.usage.cached_tokens == other.usage.cached_tokens == 0
+    assert again.usage.cached_tokens > 100
+
+
+def metric(name: str) -> float:
+    """The sum of vLLM's counter over the engines of this process."""
+    return sum(s.value for m in REGISTRY.collect() for s in m.samples if s.name == name)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_what_was_used_before_giving_up_is_told(engine, stream):
     """Of a plain answer too, which has yielded nothing by then."""

@@ -50,15 +50,21 @@ def test_tokens_equal_the_reference_whatever_the_prefill_chunk(
 def test_compiled_layers_give_the_same_tokens(
     checkpoint: Any, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At vLLM's default compilation; text and images in one batch, chunks after the first one."""
+    """At vLLM's default compilation; text and images in one batch, chunks after the first one.
+
+    Then again with the prefix cache emptied: steps that encode run eagerly, but these write the KV
+    of images from kept encoder outputs and are compiled.
+    """
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
     cases = expected("gqa2")
     want = [tokens for _, tokens in cases.values()]
     settings = {"enforce_eager": False, "max_num_batched_tokens": 64, "max_num_seqs": 8}
     with engine(checkpoint("gqa2"), **settings) as llm:
         assert llm.apply_model(compiled_ways) == [(True, True)]
-        got = answers(llm, [prompt for prompt, _ in cases.values()])
-    assert differing(list(cases), got, want) == []
+        for _ in range(2):
+            got = answers(llm, [prompt for prompt, _ in cases.values()])
+            assert differing(list(cases), got, want) == []
+            assert llm.reset_prefix_cache()
 
 
 def compiled_ways(model: Any) -> tuple[bool, bool]:
@@ -78,7 +84,7 @@ def test_preempted_requests_resume_with_the_same_tokens(checkpoint: Any) -> None
         compose(f"preempted {i}", tile, 60, ((1, 1), (2, 2), (1, 2))[i % 3], 20) for i in range(6)
     ]
     want = [reference.generate(p.tokens, p.images, 90) for p in asked]
-    with engine(checkpoint("gqa2"), num_gpu_blocks_override=100, max_model_len=256) as llm:
+    with engine(checkpoint("gqa2"), num_gpu_blocks_override=75, max_model_len=256) as llm:
         got = answers(llm, asked, 90)
         preemptions = metric(llm, "vllm:num_preemptions")
     assert preemptions > 0
@@ -118,25 +124,6 @@ async def test_requests_that_come_and_go_while_others_run(
         llm.shutdown()
     names = [name for name, _ in cases] * 2
     assert differing(names, got, [tokens for _, (_, tokens) in cases] * 2) == []
-
-
-def test_prefix_cache_serves_text_and_never_images(checkpoint: Any, expected: Any) -> None:
-    """The same prompts twice: text hits whole blocks, images start over, answers stay right."""
-    cases = expected("gqa2")
-    asked = [prompt for prompt, _ in cases.values()]
-    with engine(checkpoint("gqa2")) as llm:
-        answers(llm, asked)
-        outputs = llm.generate([p.for_vllm() for p in asked], greedy(), use_tqdm=False)
-        # The same text with another picture, and without any: neither may hit the other's blocks.
-        long = compose("tall tiles after long text", SHAPES["gqa2"].tile, 70, (4, 1), 40)
-        plain = [token for token in long.tokens if token != 320]
-        (bare,) = llm.generate([{"prompt_token_ids": plain}], greedy(), use_tqdm=False)
-    hits = dict(zip(cases, [output.num_cached_tokens for output in outputs], strict=True))
-    assert hits.pop("text longer than blocks") == 128
-    assert set(hits.values()) == {0}
-    assert bare.num_cached_tokens == 0
-    got = [list(output.outputs[0].token_ids) for output in outputs]
-    assert differing(list(cases), got, [tokens for _, tokens in cases.values()]) == []
 
 
 def test_bfloat16_logits_stay_near_the_reference(tmp_path: Any) -> None:

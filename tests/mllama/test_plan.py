@@ -14,6 +14,7 @@ from transformers.models.mllama.processing_mllama import (
 from serving.mllama.plan import (
     ALIGNMENT,
     Row,
+    Write,
     lay_out,
     plan_step,
     segments,
@@ -109,19 +110,20 @@ def test_images_and_image_tokens_must_agree() -> None:
         lay_out([3, 4], [37])
 
 
-def test_a_step_writes_encoder_outputs_in_the_order_they_come() -> None:
+def test_a_step_writes_what_its_requests_bring() -> None:
     """Two requests start in one step, between a text one and a decoding one."""
     starts = lay_out([2], [3])
     two_runs = lay_out([0, 5], [2, 1])
     rows = [
         Row(None, 0, 4),
-        Row(starts, 0, 5),
+        Row(starts, 0, 5, (Write("a", 0, 0, 3),)),
         Row(two_runs, 9, 1),
-        Row(two_runs, 0, 6),
+        Row(two_runs, 0, 6, (Write("b", 1, 1, 1), Write("c", 0, 128, 1))),
     ]
-    plan = plan_step(rows, encoded=[3, 1])
-    assert plan.write_requests.tolist() == [3, 3, 3, 1, 1, 1]
-    assert plan.write_slots.tolist() == [0, 1, 128, 0, 1, 2]
+    plan = plan_step(rows)
+    assert [write.image for write in plan.writes] == ["a", "b", "c"]
+    assert plan.write_requests.tolist() == [1, 1, 1, 3, 3]
+    assert plan.write_slots.tolist() == [0, 1, 2, 1, 128]
     assert plan.requests.tolist() == [0, 1, 1, 2, 3, 3]
     assert plan.query_lens.tolist() == [4, 2, 3, 1, 5, 1]
     assert plan.visible.tolist() == [0, 0, 3, 1, 2, 1]
@@ -131,4 +133,4 @@ def test_a_step_writes_encoder_outputs_in_the_order_they_come() -> None:
 
 def test_a_text_step_sees_no_image() -> None:
     """Then the cross-attention layers are skipped."""
-    assert not plan_step([Row(None, 0, 4), Row(None, 7, 1)], []).sees_images
+    assert not plan_step([Row(None, 0, 4), Row(None, 7, 1)]).sees_images

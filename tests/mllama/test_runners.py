@@ -5,6 +5,7 @@ The V2 runner itself needs a GPU; its per-model state runs here with its own typ
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from serving.mllama.plan import Write
 from tests.mllama.checkpoints import IMAGE, SHAPES, configuration
 
 CONFIG = configuration(SHAPES["gqa4"])
@@ -24,6 +26,8 @@ PROMPTS: dict[str, tuple[list[int], list[int]]] = {
 }
 COMPUTED = {"text": 0, "decoding": 9, "starting": 0, "half done": 25}
 SCHEDULED = {"text": 40, "decoding": 1, "starting": 13, "half done": 9}
+# The second of two images; of the first one the blocks are there.
+WRITES = {"starting": (Write("b", 0, 290, TILE_TOKENS),)}
 
 
 def features(tiles: list[int]) -> list[Any]:
@@ -39,9 +43,11 @@ def features(tiles: list[int]) -> list[Any]:
 def v1_plan() -> Any:
     """The plan the V1 runner's wrapped method gives for the batch."""
     from serving.mllama.kv import MllamaCrossAttentionSpec
-    from serving.mllama.runner_v1 import _get_encoder_seq_lens
+    from serving.mllama.orders import Orders
+    from serving.mllama.runner_v1 import _get_encoder_seq_lens, _process
 
     runner = SimpleNamespace(
+        encoder_cache={},
         model_config=SimpleNamespace(hf_config=CONFIG),
         encoder_seq_lens=SimpleNamespace(gpu=torch.zeros(8)),
         input_batch=SimpleNamespace(
@@ -56,7 +62,8 @@ def v1_plan() -> Any:
     spec = MllamaCrossAttentionSpec(
         block_size=32, num_kv_heads=2, head_size=32, dtype=torch.float32, max_slots=1280
     )
-    return _get_encoder_seq_lens(runner, SCHEDULED, spec, len(PROMPTS))[1]
+    _process(runner, SimpleNamespace(free_encoder_mm_hashes=[], ec_manager_metadata=Orders(WRITES)))
+    return _get_encoder_seq_lens(runner, SCHEDULED, spec, len(PROMPTS))[1].plan
 
 
 def v2_state() -> Any:
@@ -65,11 +72,17 @@ def v2_state() -> Any:
 
     state = object.__new__(MllamaModelState)
     state.model_config = SimpleNamespace(hf_config=CONFIG, max_model_len=512)
-    state.layouts = {}
+    state.layouts, state.writes = {}, {}
+    state.encoder_cache = SimpleNamespace(encoder_outputs={"b": torch.arange(TILE_TOKENS)})
     for index, (name, (tokens, tiles)) in enumerate(PROMPTS.items()):
         state.add_request(
             index,
-            SimpleNamespace(req_id=name, prompt_token_ids=tokens, mm_features=features(tiles)),
+            SimpleNamespace(
+                req_id=name,
+                prompt_token_ids=tokens,
+                mm_features=features(tiles),
+                mllama_writes=WRITES.get(name, ()),
+            ),
         )
     return state
 
@@ -99,10 +112,11 @@ def test_both_runners_make_the_same_plan() -> None:
     from serving.mllama.plan import StepPlan
 
     first, second = v1_plan(), v2_state().plan(v2_batch())
-    for field in StepPlan.__slots__:
+    assert first.writes == second.writes == WRITES["starting"]
+    for field in set(StepPlan.__slots__) - {"writes"}:
         np.testing.assert_array_equal(getattr(first, field), getattr(second, field), field)
     assert first.query_lens.tolist() == [40, 1, 10, 1, 2, 5, 2, 2]
-    assert len(first.write_slots) == 3 * TILE_TOKENS
+    assert len(first.write_slots) == TILE_TOKENS
 
 
 def test_the_v1_runner_leaves_other_models_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +161,9 @@ def test_the_v2_runner_hands_the_plan_to_the_builder() -> None:
         SimpleNamespace(kv_cache_groups=[None]),
     )
     assert metadata == {"cross": seen[0]}
-    plan, size = seen[0].encoder_seq_lens_cpu, 32
+    step, size = seen[0].encoder_seq_lens_cpu, 32
+    plan = step.plan
+    assert step.states().tolist() == list(range(TILE_TOKENS))
     common = over_segments(plan, seen[0], size)
     assert common.num_reqs == 8
     assert common.query_start_loc.tolist() == [0, 40, 41, 51, 52, 54, 59, 61, 63]
@@ -161,7 +177,7 @@ def test_the_v2_runner_hands_the_plan_to_the_builder() -> None:
     rows = visible_rows(plan, torch.device("cpu"))
     assert rows.flatten().int().tolist() == [0] * 40 + [1] + [0] * 10 + [1] * 3 + [0] * 5 + [1] * 4
     places = write_slots(plan, table, size)
-    assert places[:33].tolist() == [129 * 32 + i for i in range(33)]
+    assert places[0] == (129 + 290 // 32) * 32 + 290 % 32
     assert places[-1] == (129 + 434 // 32) * 32 + 434 % 32
 
 
@@ -171,3 +187,23 @@ def test_a_finished_request_is_forgotten() -> None:
     state.remove_request("starting")
     state.remove_request("text")
     assert set(state.layouts) == {"decoding", "half done"}
+    assert "starting" not in state.writes
+
+
+def test_the_v2_runner_writes_once() -> None:
+    """In the first step after a request was added, and not in the next."""
+    state, batch = v2_state(), v2_batch()
+    assert state.plan(batch).writes == WRITES["starting"]
+    assert state.plan(batch).writes == ()
+
+
+def test_the_v2_runner_keeps_what_it_encoded() -> None:
+    """Under the names by which later steps ask for it."""
+    state = v2_state()
+    state.encoder_runner = SimpleNamespace(
+        prepare_mm_inputs=lambda inputs: (["c"], ["item"]),
+        execute_mm_encoder=lambda items: [torch.ones(2)] if items == ["item"] else [],
+        timed_encoder_operation=lambda requests: nullcontext(),
+    )
+    assert state.prepare_inputs_embeds({"starting": [1]}, v2_batch(), None) is None
+    assert set(state.encoder_cache.encoder_outputs) == {"b", "c"}
