@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 import time
 from pathlib import Path
 
@@ -114,6 +116,14 @@ def test_the_vision_encoders_time_is_told_of_each_request_with_a_picture(up):
     until(lambda: up.total("serving_vision_seconds_count") == before + 2)
     assert 0 < up.total("serving_vision_seconds_sum") < up.total("serving_prefill_seconds_sum")
     assert up.total("serving_image_tokens_total") % 2 == 0
+
+
+def test_the_printed_command_shows_it(up):
+    command = up.said.split("See what it does:\n\n")[1].splitlines()[0]
+    assert f":{up.environment['METRICS_PORT']}/metrics" in up.said
+    shown = [*shlex.split(command), "--once", "--interval", "0.5"]
+    done = subprocess.run(shown, env=up.environment, capture_output=True, text=True, check=True)
+    assert re.search("replicas +1 up, batch 0 of 32", done.stdout)
 
 
 def test_ray_serves_own_metrics_are_there_too(up):
