@@ -130,10 +130,13 @@ async def test_the_numbers_are_those_of_the_usage_store(site: Site) -> None:
 
 
 async def test_usage_that_cannot_reach_the_database_is_seen_to_lag(standing: Site) -> None:
-    with closing(sqlite3.connect(standing.state / "tenancy.db", isolation_level=None)) as database:
-        database.execute("BEGIN IMMEDIATE")  # nobody else writes
-        async with standing.client(*standing.replicas) as client:
-            await client.post(PATH, json={"prompt": "x"})
+    file = standing.state / "tenancy.db"
+    async with standing.client(*standing.replicas) as client:
+        await client.post(PATH, json={"prompt": "who asks is known from now on"})
+        database = sqlite3.connect(file, isolation_level=None)
+        database.execute("BEGIN IMMEDIATE")  # as somebody who holds on to it
+        await client.post(PATH, json={"prompt": "x"})
+    with closing(database):
         until(lambda: standing.total("serving_metering_lag_seconds") > 1.5)
         assert standing.total("serving_journal_backlog_bytes") > 0
         database.execute("ROLLBACK")
