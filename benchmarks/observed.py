@@ -88,24 +88,18 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoint.tiny(folder / "model")
         metrics = free_port()
+        everything = {
+            "METRICS_PORT": str(metrics),
+            "TRACES_ENDPOINT": stack.enter_context(_collecting()),
+            "TRACES_RATIO": str(RATIO),
+            "LOG_FORMAT": "json",
+        }
+        nothing = {"METRICS_PORT": "0", "LOG_LEVEL": "warning"}
+        silent = {"disable_log_stats": True}
         sides = {
-            "with": http_stack.serving(
-                stack,
-                folder,
-                "with",
-                settings={
-                    "METRICS_PORT": str(metrics),
-                    "TRACES_ENDPOINT": stack.enter_context(_collecting()),
-                    "TRACES_RATIO": str(RATIO),
-                    "LOG_FORMAT": "json",
-                },
-            ),
+            "with": http_stack.serving(stack, folder, "with", settings=everything),
             "without": http_stack.serving(
-                stack,
-                folder,
-                "without",
-                settings={"METRICS_PORT": "0", "LOG_LEVEL": "warning"},
-                engine={"disable_log_stats": True},
+                stack, folder, "without", settings=nothing, engine=silent
             ),
         }
         scraper = Scraper(f"http://127.0.0.1:{metrics}/metrics")

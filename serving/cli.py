@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -104,11 +105,11 @@ def _examples(settings: Settings) -> str:
 
 
 def _metrics(settings: Settings) -> str:
-    """Where they are, if anywhere."""
+    """Where they are, if anywhere, and the command that shows them."""
     if not settings.metrics_port:
         return ""
-    url = f"http://{settings.metrics_host}:{settings.metrics_port}/metrics"
-    return f"\nWatch it: serving top (metrics are at {url})\n"
+    command = "serving" if shutil.which("serving") else os.path.relpath(sys.argv[0])
+    return f"\nSee what it does:\n\n{command} top\n\nFor Prometheus: {settings.metrics_url}\n"
 
 
 def _interrupt_on_sigterm() -> None:

@@ -267,7 +267,7 @@ class Receipt:
     token, `None` if there was none; `queued` is the wait for admission, `None` if nobody waited.
     `token` and `adapter` are ids, of the caller's API token and of the LoRA adapter asked for.
     `reason` is the kind of error it got, if any. `asked` is when admission began, from the arrival;
-    `gaps` are the times between the pieces of a stream; `size` is what admission took it for.
+    `gaps` are the times between the pieces of a stream.
     """
 
     id: str
@@ -292,6 +292,5 @@ class Receipt:
     asked: float | None = None
     stages: Stages | None = None
     gaps: tuple[float, ...] = ()
-    size: Size = Size()
     sampling: Sampling | None = None
     trace: Trace | None = None

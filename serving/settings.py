@@ -83,6 +83,12 @@ class Settings(BaseSettings):
     licence_gate: bool = False
 
     @property
+    def metrics_url(self) -> str:
+        """Where to scrape, from this machine."""
+        host = f"[{self.metrics_host}]" if ":" in self.metrics_host else self.metrics_host
+        return f"http://{host}:{self.metrics_port}/metrics"
+
+    @property
     def certificate_files(self) -> tuple[Path, ...]:
         """Those of `certificates`."""
         return tuple(Path(name.strip()) for name in self.certificates.split(",") if name.strip())

@@ -132,6 +132,7 @@ def prometheus(config: str, rules: str) -> Iterator[Server]:
         (folder / "prometheus.yml").write_text(config)
         (folder / "rules.yaml").write_text(rules)
         command = [binary, f"--config.file={folder}/prometheus.yml"]
+        command += ["--enable-feature=exemplar-storage"]
         command += [f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"]
         yield from _run(Server(command, f"http://127.0.0.1:{port}", port, folder, {}))
 

@@ -72,7 +72,7 @@ class Replica:
         # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
         from serving.engine.vllm import VllmEngine
 
-        return VllmEngine(model, settings.traces_endpoint)
+        return VllmEngine(model, settings.traces_endpoint, self._telemetry.encoded)
 
     async def __serve_build_asgi_app__(self) -> Gateway:
         """The app Serve mounts on this replica's own port; here is the event loop of the engine."""

@@ -59,6 +59,11 @@ class Telemetry:
             found.append(self._traces)
         return tuple(found)
 
+    def encoded(self, seconds: float) -> None:
+        """The vision encoder took so long for a request."""
+        if self._shelf is not None:
+            self._shelf.observe(words.VISION, seconds)
+
     def watch(self, gate: Gate, tenants: Tenants) -> None:
         """Keep the gauges true."""
         if self._shelf is None:

@@ -31,13 +31,11 @@ def top(
     prometheus: Annotated[str, typer.Option(help="URL of a Prometheus, for its alerts.")] = "",
 ) -> None:
     """What the deployment does now: replicas, queue, traffic, latencies, accounts, alerts."""
-    settings, console = Settings(), Console()
-    source = _Source(
-        url or [f"http://{settings.metrics_host}:{settings.metrics_port}/metrics"],
-        settings.metrics_token.get_secret_value(),
-        prometheus,
-    )
+    console = Console()
     try:
+        settings = Settings()
+        token = settings.metrics_token.get_secret_value()
+        source = _Source(url or [settings.metrics_url], token, prometheus)
         if once:
             console.print(source.frame(source.scrape(), interval))
             return
@@ -45,7 +43,7 @@ def top(
     except KeyboardInterrupt:
         return
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        typer.echo(f"serving: no metrics: {error}", err=True)
+        typer.echo(f"serving: {_said(error)}", err=True)
         raise typer.Exit(1) from error
 
 
@@ -59,7 +57,7 @@ def _watch(source: _Source, console: Console, interval: float) -> None:
                 live.update(source.frame(before, interval), refresh=True)
                 before = source.last
             except httpx.HTTPError as error:
-                live.update(Text(f"no metrics: {error}", "red"), refresh=True)
+                live.update(Text(_said(error), "red"), refresh=True)
                 time.sleep(interval)
 
 
@@ -104,13 +102,19 @@ class _Source:
         return httpx.URL(url).netloc.decode() if len(self._urls) > 1 else ""
 
 
+def _said(error: Exception) -> str:
+    """What is wrong, and where."""
+    where = f" at {error.request.url}" if isinstance(error, httpx.RequestError) else ""
+    return f"no metrics{where}: {error}"
+
+
 def _drawn(shown: View, firing: list[Alert] | None) -> RenderableType:
     parts: list[RenderableType] = [_summary(shown), _replicas(shown), _latencies(shown)]
     if shown.accounts:
         parts.append(_accounts(shown))
     if firing is not None:
         parts.append(_firing(firing))
-    return Group(*parts)
+    return Group(*(each for part in parts for each in (part, Text())))
 
 
 def _summary(shown: View) -> RenderableType:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -28,6 +28,7 @@ from serving.engine import Spent, images, sampling, tiles, unheard
 from serving.engine.adapters import Adapters
 from serving.engine.pace import Pace
 from serving.engine.prompt import Ahead, Prompter, length
+from serving.engine.vision import Stopwatch
 from serving.errors import (
     ContextExceeded,
     EngineFailed,
@@ -51,10 +52,16 @@ _CPP_LOCATION = re.compile(r"\[[\d:]+\] \S+:\d+: ")
 class VllmEngine:
     """Serves one model. Must be made in the process that runs the event loop."""
 
-    def __init__(self, model: Model, traces_endpoint: str = "") -> None:
+    def __init__(
+        self,
+        model: Model,
+        traces_endpoint: str = "",
+        encoded: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         """Load the weights; blocks for seconds (small models) to minutes (the published 11B).
 
-        vLLM's own spans go to `traces_endpoint`; OpenTelemetry's variables say how.
+        vLLM's own spans go to `traces_endpoint`; OpenTelemetry's variables say how. `encoded` hears
+        of each request with pictures how long the vision encoder took, if vLLM is to measure it.
         """
         self._model = model
         self._prompts = Ahead(Prompter.load(model.checkpoint))
@@ -67,6 +74,7 @@ class VllmEngine:
         self._tile_tokens = tile_tokens(vision)
         self._defaults = self._llm.model_config.get_diff_sampling_param()
         self._adapters = Adapters(self._llm.add_lora)
+        self._stopwatch = Stopwatch(self._llm, encoded)
         self._pace = Pace()
         self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
 
@@ -93,8 +101,8 @@ class VllmEngine:
                 params,
                 generation.id,
                 lora_request=adapter,
-                trace_headers=_trace_headers(generation),
                 priority=generation.priority,
+                trace_headers=_trace_headers(generation),
             )
             async with aclosing(outputs):
                 async for output in outputs:
@@ -102,6 +110,8 @@ class VllmEngine:
                     if (delta := _delta(output, usage)) is not None:
                         yield delta
             self._pace.left(time.monotonic())
+            if generation.images:
+                self._stopwatch.read()
 
     async def count(self, generation: Generation) -> int:
         """See `Engine.count`."""

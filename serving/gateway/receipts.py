@@ -14,7 +14,7 @@ from time import perf_counter, time
 
 import msgspec
 
-from serving.core import Delta, Finish, Outcome, Receipt, Sampling, Size, Stages, Trace, Usage
+from serving.core import Delta, Finish, Outcome, Receipt, Sampling, Stages, Trace, Usage
 from serving.errors import (
     BadRequest,
     Forbidden,
@@ -74,7 +74,6 @@ class Draft:
     usage: Usage = field(default_factory=Usage)
     method: str = ""
     stages: Stages | None = None
-    size: Size = field(default_factory=Size)
     sampling: Sampling | None = None
     trace: Trace | None = None
     answering: bool = False  # the response has begun: its status is out
@@ -162,7 +161,6 @@ class Draft:
             asked=asked,
             stages=self.stages,
             gaps=tuple(after - before for before, after in pairwise(self._noted)),
-            size=self.size,
             sampling=self.sampling,
             trace=self.trace,
         )

@@ -7,19 +7,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
-from serving.core import Caller, Delta, Generation, Receipt, Size, Usage
+from serving.core import Caller, Delta, Generation, Receipt, Usage
 from serving.engine import Engine, Spent, unheard
 from serving.gateway.asgi import Headers
 from serving.gateway.receipts import Draft
 
 
 class Ticket(Protocol):
-    """Leave to use the engine, until settled; `size` is what the request was taken for."""
-
-    @property
-    def size(self) -> Size:
-        """See `Size`."""
-        ...
+    """Leave to use the engine, until settled."""
 
     @property
     def priority(self) -> int:
@@ -49,7 +44,6 @@ class Unlimited:
     """The `Admission` that lets everybody in at once, and its own ticket."""
 
     priority = 0
-    size = Size()
 
     async def admit(self, caller: Caller, generation: Generation, headers: Headers) -> Ticket:
         """See `Admission.admit`."""
@@ -98,7 +92,6 @@ class Tenant:
             ticket = await self._admission.admit(self._caller, generation, self._draft.headers)
         finally:
             self._draft.admitted()
-        self._draft.size = ticket.size
         try:
             theirs = self._theirs(generation, ticket.priority)
             async with aclosing(self._engine.generate(theirs, given_up)) as deltas:

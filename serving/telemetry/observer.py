@@ -59,7 +59,7 @@ class Observer:
             (words.CACHED_TOKENS, usage.cached_tokens),
             (words.COMPLETION_TOKENS, usage.completion_tokens),
             (words.IMAGES, receipt.images),
-            (words.TILES, receipt.size.tiles),
+            (words.IMAGE_TOKENS, usage.image_tokens),
             (words.COST, dollars),
         ):
             if amount:

@@ -158,6 +158,7 @@ ENGINE = (
     _vllm_quantiles("Time between tokens", "inter_token_latency_seconds"),
     _vllm_quantiles("Prefill", "request_prefill_time_seconds"),
     _quantiles(words.PREFILL),
+    _quantiles(words.VISION),
     _vllm_quantiles("Decode", "request_decode_time_seconds"),
     _vllm_quantiles("Wait inside the engine", "request_queue_time_seconds"),
     _vllm(
@@ -179,7 +180,7 @@ ENGINE = (
         },
     ),
     _rates("Vision load: pictures a second", "short", {"{{replica}}": words.IMAGES}, "replica"),
-    _rates("Vision load: tiles a second", "short", {"{{replica}}": words.TILES}, "replica"),
+    _rates("Vision load: tokens a second", "short", {"{{replica}}": words.IMAGE_TOKENS}, "replica"),
 )
 
 TENANTS = (

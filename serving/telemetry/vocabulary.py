@@ -88,6 +88,14 @@ PREFILL = Metric(
     (),
     _TTFT,
 )
+VISION = Metric(
+    "serving_vision_seconds",
+    "histogram",
+    "s",
+    "Time of the vision encoder for a request with pictures, where the catalogue has it measured",
+    (),
+    _TTFT,
+)
 QUEUED = Metric(
     "serving_queue_seconds",
     "histogram",
@@ -104,11 +112,11 @@ COMPLETION_TOKENS = Metric(
     "serving_completion_tokens_total", "counter", "short", "Tokens of answers"
 )
 IMAGES = Metric("serving_images_total", "counter", "short", "Pictures sent to the engine")
-TILES = Metric(
-    "serving_image_tiles_total",
+IMAGE_TOKENS = Metric(
+    "serving_image_tokens_total",
     "counter",
     "short",
-    "Tiles of pictures sent to the engine: 1,601 tokens each to its vision encoder",
+    "Tokens of pictures, as the text attends to them",
 )
 COST = Metric("serving_cost_dollars_total", "counter", "currencyUSD", "Charged, by the price list")
 

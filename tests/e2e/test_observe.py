@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests import servers
 from tests.e2e.stack import MODEL, Stack, stack
+from tests.e2e.test_stack import looking_at
 from tests.telemetry.collector import collecting
 from tests.telemetry.conftest import until
 from tests.telemetry.test_rules import RULES, panels
@@ -25,7 +28,7 @@ scrape_configs: [{{job_name: serving, static_configs: [{{targets: ["127.0.0.1:{p
 """
 # Empty where nothing went wrong and nobody sent a picture.
 QUIET = re.compile(
-    r"serving_refusals_total|failed\|rejected|images|tiles|expiry|ratio_rate(1h|6h|3d)"
+    r"serving_refusals_total|failed\|rejected|image|vision|expiry|ratio_rate(1h|6h|3d)"
 )
 
 
@@ -104,6 +107,23 @@ def test_what_is_not_sampled_is_not_exported_by_vllm_either(up, collector):
     up.run({"prompt": "x"}, headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
     until(lambda: len(collector.of(trace)) == 7)
     assert len(collector.spans) == before + 7
+
+
+def test_the_vision_encoders_time_is_told_of_each_request_with_a_picture(up):
+    before = up.total("serving_vision_seconds_count")
+    for colour in ("red", "blue"):
+        assert up.run(looking_at(colour, max_tokens=2)).status_code == 200
+    until(lambda: up.total("serving_vision_seconds_count") == before + 2)
+    assert 0 < up.total("serving_vision_seconds_sum") < up.total("serving_prefill_seconds_sum")
+    assert up.total("serving_image_tokens_total") % 2 == 0
+
+
+def test_the_printed_command_shows_it(up):
+    command = up.said.split("See what it does:\n\n")[1].splitlines()[0]
+    assert f":{up.environment['METRICS_PORT']}/metrics" in up.said
+    shown = [*shlex.split(command), "--once", "--interval", "0.5"]
+    done = subprocess.run(shown, env=up.environment, capture_output=True, text=True, check=True)
+    assert re.search("replicas +1 up, batch 0 of 32", done.stdout)
 
 
 def test_ray_serves_own_metrics_are_there_too(up):

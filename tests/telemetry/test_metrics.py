@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -125,6 +127,21 @@ async def test_the_numbers_are_those_of_the_usage_store(site: Site) -> None:
     assert [site.total(name) for name in GENERATED] == list(row[:2])
     assert site.total("serving_cost_dollars_total") == pytest.approx(row[2] / 1e12, rel=1e-12)
     assert site.total("serving_requests_total") == row[3]
+
+
+async def test_usage_that_cannot_reach_the_database_is_seen_to_lag(standing: Site) -> None:
+    file = standing.state / "tenancy.db"
+    async with standing.client(*standing.replicas) as client:
+        await client.post(PATH, json={"prompt": "who asks is known from now on"})
+        database = sqlite3.connect(file, isolation_level=None)
+        database.execute("BEGIN IMMEDIATE")  # as somebody who holds on to it
+        await client.post(PATH, json={"prompt": "x"})
+    with closing(database):
+        until(lambda: standing.total("serving_metering_lag_seconds") > 1.5)
+        assert standing.total("serving_journal_backlog_bytes") > 0
+        database.execute("ROLLBACK")
+    until(lambda: standing.total("serving_metering_lag_seconds") == 0, 30)
+    assert standing.total("serving_journal_backlog_bytes") == 0
 
 
 async def test_a_killed_replica_loses_no_count_and_its_successor_goes_on(site: Site) -> None:

@@ -205,7 +205,7 @@ scrape_configs:
 """
 # What is empty on a service where nothing went wrong, or without vLLM.
 QUIET = re.compile(
-    r"vllm:|serving_refusals_total|failed\|rejected|images|tiles|expiry|ratio_rate(1h|6h|3d)"
+    r"vllm:|serving_refusals_total|failed\|rejected|image|vision|expiry|ratio_rate(1h|6h|3d)"
 )
 
 

@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 
+import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
+from tests import servers
 from tests.telemetry.collector import Collector, collecting
-from tests.telemetry.conftest import ACCOUNT, MODEL, PATH, TOKEN, Site, until
+from tests.telemetry.conftest import ACCOUNT, MODEL, PATH, SECRET, TOKEN, Site, until
 
 CALLER = "00f067aa0ba902b7"
 SERVER, INTERNAL = 2, 1  # OTLP's span kinds
@@ -179,6 +181,34 @@ async def test_buckets_have_the_trace_of_a_request_in_them(
     assert exemplars()["serving_time_to_first_token_seconds_bucket"][0] > 0.29
     assert "serving_prefill_seconds_bucket" in exemplars()
     assert trace not in traced.scrape().text  # Prometheus' own format has none
+
+
+CONFIG = """
+global: {{scrape_interval: 500ms}}
+scrape_configs:
+  - job_name: serving
+    authorization: {{credentials: {secret}}}
+    static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
+"""
+
+
+async def test_a_prometheus_finds_the_trace_of_a_slow_request(traced: Site) -> None:
+    trace = "bbf92f3577b34da6a3ce929d0e0e4736"
+    name = "serving_request_duration_seconds_bucket"
+    config = CONFIG.format(secret=SECRET, port=traced.metrics_port)
+    try:
+        with servers.prometheus(config, "") as server:
+            await ask(traced, {"prompt": "one two three"}, **sampled(trace))
+
+            def found() -> list[str]:
+                asked = {"query": name, "start": time.time() - 60, "end": time.time() + 60}
+                answer = httpx.get(f"{server.url}/api/v1/query_exemplars", params=asked).json()
+                kept = [each for series in answer["data"] for each in series["exemplars"]]
+                return [each["labels"]["trace_id"] for each in kept]
+
+            until(lambda: trace in found(), 15)
+    except servers.Missing as missing:
+        pytest.skip(str(missing))
 
 
 async def test_without_an_endpoint_there_is_no_trace(standing: Site) -> None:
