@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -11,8 +12,9 @@ import msgspec
 from loadtest.core import Record, UsageError
 
 _encode = msgspec.json.Encoder().encode_into
-_decode = msgspec.json.Decoder(Record).decode
+_decoder = msgspec.json.Decoder(Record)
 _BUFFER = 1 << 18
+_BLOCK = 1 << 19  # bytes
 
 
 class Writer:
@@ -53,8 +55,17 @@ class Writer:
         self._lines.clear()
 
 
-def read(path: Path, part: int = 0, parts: int = 1) -> Iterator[Record]:
-    """The records of a file, or of one of so many parts of it of about the same size.
+def read(path: Path) -> Iterator[Record]:
+    """The records of a file.
+
+    Raises:
+        UsageError: it cannot be read, or a line is not a record.
+    """
+    return chain.from_iterable(blocks(path))
+
+
+def blocks(path: Path, part: int = 0, parts: int = 1) -> Iterator[list[Record]]:
+    """The records of a file, or of one of so many parts of it of about the same size, in blocks.
 
     Raises:
         UsageError: it cannot be read, or a line is not a record.
@@ -66,17 +77,22 @@ def read(path: Path, part: int = 0, parts: int = 1) -> Iterator[Record]:
             if part:  # whoever has a line's first byte has the line
                 file.seek(at - 1)
                 at += len(file.readline()) - 1
-            for line in file:
-                if at >= end:
-                    return
-                yield _record(line, path, at)
-                at += len(line)
+            while at < end and (lines := file.read(min(_BLOCK, end - at))):
+                lines += b"" if lines.endswith(b"\n") else file.readline()
+                yield _records(lines, path, at)
+                at += len(lines)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _record(line: bytes, path: Path, at: int) -> Record:
+def _records(lines: bytes, path: Path, at: int) -> list[Record]:
     try:
-        return _decode(line)
-    except msgspec.MsgspecError as error:
-        raise UsageError(f"{path}, the line at byte {at}: {error}") from error
+        return _decoder.decode_lines(lines)
+    except msgspec.MsgspecError:
+        for line in lines.splitlines(keepends=True):
+            try:
+                _decoder.decode(line)
+            except msgspec.MsgspecError as error:
+                raise UsageError(f"{path}, the line at byte {at}: {error}") from error
+            at += len(line)
+        raise

@@ -18,7 +18,7 @@ import msgspec
 from loadtest.core import UsageError
 from loadtest.instrument import Measured
 from loadtest.plots import lines_plot
-from loadtest.records import read
+from loadtest.records import blocks
 from loadtest.series import Series
 from loadtest.summary import curves, summarize, timeline
 from loadtest.text import lines
@@ -67,10 +67,12 @@ def _long(path: Path) -> bool:
 
 def _added(path: Path, part: int, parts: int, duration: float | None) -> tuple[Series, float]:
     """What a part of a file adds up to, and its last due time."""
+    from loadtest import columns  # numpy is slow to import
+
     series, last = Series.over(duration), 0.0
-    for record in read(path, part, parts):
-        series.add(record)
-        last = max(last, record.intended)
+    for records in blocks(path, part, parts):
+        columns.add(series, records)
+        last = max(last, max(record.intended for record in records))
     return series, last
 
 

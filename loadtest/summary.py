@@ -115,10 +115,11 @@ def _rates(measured: Measured, whole: Tally) -> dict[str, Any]:
 
 
 def _times(name: str, whole: Tally, blocks: Sequence[Tally]) -> dict[str, Any]:
-    found = quantiles(getattr(whole, name))
+    all_of_it: Histogram = getattr(whole, name)
+    found = quantiles(all_of_it)
     if name in _HEADLINES and found["count"]:
         parts = [getattr(block, name) for block in blocks]
-        intervals = {p: quantile_interval(parts, share) for p, share in _SHARES.items()}
+        intervals = {p: quantile_interval(all_of_it, parts, share) for p, share in _SHARES.items()}
         totals = [part.total / 1e6 for part in parts]
         intervals["mean"] = ratio_interval(totals, [float(part.count) for part in parts])
         found["ci95"] = {key: _rounded(value, 1e3) for key, value in intervals.items()}
