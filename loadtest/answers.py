@@ -110,19 +110,23 @@ def compare(
 
 
 def report(
-    file: Annotated[Path, typer.Argument(help="Records (.jsonl)")],
+    file: Annotated[Path, typer.Argument(help="Records (.jsonl or .parquet)")],
     summary: Annotated[Path | None, typer.Option(help="The run's own summary")] = None,
+    records: options.Records = None,
     html: options.Html = None,
     csv: options.Csv = None,
     json: options.Json = None,
 ) -> None:
     """Figures and plots from a file of records, of any length."""
     from loadtest import report as files
+    from loadtest.records import copy
 
     with console.reported():
         own = _own(summary)
         found = files.from_file(file, own.get("window_s"))
         points, curves = found.pop("timeline"), found.pop("curves")
+        if records:
+            copy(file, records)
         whole = {**found, **own}
         if json:
             console.write_json(json, whole)

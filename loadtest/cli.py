@@ -68,7 +68,7 @@ def run(
     metrics: options.Metrics = None,
     calibration: options.Calibration = 1.0,
     json: options.Json = None,
-    records: Annotated[Path | None, typer.Option(help="Write a line for each request")] = None,
+    records: options.Records = None,
     html: options.Html = None,
     csv: options.Csv = None,
     junit: Annotated[Path | None, typer.Option(help="Write objectives as test cases")] = None,

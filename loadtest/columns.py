@@ -103,7 +103,7 @@ def _spread_busy(series: Series, columns: Columns) -> None:
     ends = np.bincount(first, (first + 1) * width - begin, size)
     ends += np.bincount(last, columns.end - last * width, size)
     steps = np.bincount(first + 1, minlength=size + 1) - np.bincount(last, minlength=size + 1)
-    _lay(series.busy, ends + width * np.cumsum(steps)[:size])
+    _lay(series.busy, (ends + width * np.cumsum(steps)[:size]).tolist())
 
 
 def _spread_tokens(series: Series, columns: Columns) -> None:
@@ -119,12 +119,12 @@ def _spread_tokens(series: Series, columns: Columns) -> None:
     moments = np.concatenate((firsts, later))
     shares = np.concatenate((weights, np.repeat(weights, columns.lengths)))
     blocks = np.maximum(moments / series.width, 0.0).astype(np.int64)
-    _lay(series.tokens, np.bincount(blocks, shares))
+    _lay(series.tokens, np.bincount(blocks, shares).tolist())
 
 
-def _lay(values: list[float], more: Floats) -> None:
+def _lay(values: list[float], more: list[float]) -> None:
     reach(values, len(more) - 1)
-    for index, value in enumerate(more.tolist()):
+    for index, value in enumerate(more):
         values[index] += value
 
 
@@ -132,7 +132,8 @@ def _sums(gaps: Whole, lengths: Whole) -> Whole:
     """The sum of each record's gaps."""
     passed = np.concatenate((np.zeros(1, np.int64), np.cumsum(gaps)))
     ends = np.cumsum(lengths)
-    return passed[ends] - passed[ends - lengths]
+    sums: Whole = passed[ends] - passed[ends - lengths]
+    return sums
 
 
 def _extend(histogram: Histogram, seconds: Floats) -> None:
@@ -159,4 +160,5 @@ def _keys(micros: Whole) -> Whole:
     """The bucket of each, as `Histogram` has them."""
     _, bits = np.frexp(micros.astype(np.float64))  # exact below 2^53: 285 years
     shift = np.maximum(0, bits - PRECISION - 1)
-    return (shift << PRECISION) + (micros >> shift)
+    keys: Whole = (shift << PRECISION) + (micros >> shift)
+    return keys

@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import httpx
+import pyarrow.parquet
 import pytest
 import uvicorn
 from starlette.applications import Starlette
@@ -181,6 +182,37 @@ async def test_records_say_what_the_run_said(loadtest: Command, tmp_path: Path) 
             assert again[key] == summary[key], (key, parts)
         tokens = "output_tokens_per_second"
         assert again[tokens] == pytest.approx(summary[tokens])
+
+
+async def test_records_can_be_parquet(loadtest: Command, tmp_path: Path) -> None:
+    async with mocked() as server:
+        done = await loadtest(
+            *("run", "--url", server.target()["url"], "--api", "openai", "--concurrency", "2"),
+            *("--duration", "1", "--max-tokens", "4", "--calibration", "0"),
+            *("--records", "r.parquet"),
+        )
+        requests = server.mock.truth.requests
+    ended(done)
+    columns = pyarrow.parquet.read_table(tmp_path / "r.parquet").to_pydict()
+    assert len(columns["id"]) == requests > 10
+    assert {len(gaps) for gaps in columns["gaps"]} == {3}
+    assert (await loadtest("report", "r.parquet", "--records", "r.jsonl")).status == 0
+    assert list(read(tmp_path / "r.jsonl")) == list(read(tmp_path / "r.parquet"))
+    assert (await loadtest("compare", "r.jsonl", "r.parquet")).out.startswith("**same**")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    broken = await loadtest("report", "bad.parquet")
+    assert (broken.status, "cannot read" in broken.err) == (2, True), broken.err
+
+
+async def test_parquet_without_pyarrow_says_what_to_install(
+    loadtest: Command, tmp_path: Path
+) -> None:
+    hidden = tmp_path / "pyarrow"
+    hidden.mkdir()
+    (hidden / "__init__.py").write_text("raise ImportError")
+    flags = ("--url", "http://127.0.0.1:9/v1", "--api", "openai", "--rate", "1", "--duration", "1")
+    done = await loadtest("run", *flags, "--records", "r.parquet")
+    assert (done.status, "pip install" in done.err) == (2, True), done.out + done.err
 
 
 async def test_a_run_leaves_its_files(loadtest: Command, tmp_path: Path) -> None:
