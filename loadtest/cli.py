@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from loadtest import answers, console, jobs, options, outcome, planning, text
+from loadtest import answers, console, jobs, options, outcome, planning, text, versus
 from loadtest.core import RunError, UsageError
 from loadtest.distributions import Distribution
 from loadtest.expressions import seconds
@@ -24,7 +24,7 @@ from loadtest.summary import curves, timeline
 from loadtest.wire import Observer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (answers.search, answers.sweep, answers.compare, answers.report):
+for command in (answers.search, answers.sweep, versus.compare, answers.report):
     app.command()(command)
 for foretelling in (planning.fit, planning.simulate, planning.plan):
     app.command()(foretelling)
@@ -36,36 +36,19 @@ def _root() -> None:
 
 
 @app.command()
+@options.spelled_out
 def run(
+    *,
     file: Annotated[Path | None, typer.Argument(help="Scenario (YAML) or users (Python)")] = None,
     url: options.Url = None,
-    token: options.Token = None,
-    api: options.Api = None,
-    account: options.Account = None,
-    model: options.Model = None,
-    concurrency: Annotated[int | None, typer.Option(help="Users, in a closed loop")] = None,
-    rate: Annotated[
-        str | None,
-        typer.Option(
-            help="Requests/s, in an open loop: 10, ramp(1, 20), "
-            "steps(5, 10), spike(5, 50), sine(5, 20, 60)"
-        ),
-    ] = None,
+    concurrency: options.Concurrency = None,
+    rate: options.Rate = None,
     arrivals: Annotated[str | None, typer.Option(help="poisson, constant or gamma(cv)")] = None,
     duration: options.Duration = None,
     requests: Annotated[int | None, typer.Option(help="Stop after so many dialogues")] = None,
-    max_tokens: options.MaxTokens = None,
-    prompt_tokens: options.PromptTokens = None,
-    image: options.Image = None,
-    stream: Annotated[bool | None, typer.Option("--stream/--no-stream")] = None,
-    slo: options.Slo = None,
-    seed: options.Seed = None,
     ramp: Annotated[float | None, typer.Option(help="Seconds in which the users start")] = None,
     limit: Annotated[int | None, typer.Option(help="Most requests in flight")] = None,
-    timeout: options.Timeout = None,
-    transport: options.Transport = None,
-    insecure: options.Insecure = None,
-    metrics: options.Metrics = None,
+    asked: options.Asked,
     calibration: options.Calibration = 1.0,
     json: options.Json = None,
     records: options.Records = None,
@@ -90,29 +73,7 @@ def run(
     if concurrency or rate:  # a file's own kind of load makes room
         given = {"concurrency": None, "rate": None, "trace": None, **given}
     with console.reported():
-        tenant = options.tenant(max_tokens, prompt_tokens, image, stream)
-        scenario = options.scenario(
-            file,
-            {
-                "target": options.target(
-                    url=url,
-                    token=token,
-                    api=api,
-                    account=account,
-                    model=model,
-                    timeout=timeout,
-                    transport=transport,
-                    insecure=insecure,
-                    metrics=metrics,
-                ),
-                "load": given,
-                "duration": duration,
-                "requests": requests,
-                "slo": slo,
-                "seed": seed,
-                "tenants": [tenant] if tenant else None,
-            },
-        )
+        scenario = asked.scenario(file, url, load=given, duration=duration, requests=requests)
         how = (workers, ray, web, headless, push)
         summary, measured = _conducted(scenario, calibration, records, how)
         _deliver(summary, measured, {"json": json, "html": html, "csv": csv, "junit": junit})
@@ -120,20 +81,19 @@ def run(
 
 
 @app.command()
+@options.spelled_out
 def quick(
+    *,
     url: Annotated[str, typer.Option(help="Base URL: .../client/v4 or .../v1")],
-    token: options.Token = None,
-    api: options.Api = None,
-    account: options.Account = None,
-    model: options.Model = None,
+    asked: options.Asked,
     json: options.Json = None,
 ) -> None:
     """A useful answer in a minute, with nothing but a URL: 1, 4 and 16 users for 15 s each."""
     from loadtest.quick import answer
 
     with console.reported():
-        target = options.target(url=url, token=token, api=api, account=account, model=model)
-        result, lines = console.loop(answer(target))
+        scenario = asked.scenario(None, url, load={"concurrency": 1}, duration=15)
+        result, lines = console.loop(answer(scenario))
         print("\n".join(lines))
         if json:
             console.write_json(json, result)

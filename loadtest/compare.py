@@ -1,22 +1,32 @@
-"""Two runs side by side: how much B differs from A, how sure that is, and what could be seen.
+"""Two servers or two runs side by side: how much B differs from A, how sure that is, what could
+have been seen.
 
-Requests that were due alike (the same seed gives the same schedule) are pairs; stretches of pairs
-are resampled. Without pairs the two are resampled as they are, in order of time.
+Runs come in blocks, a run of A and one of B each: one block of two recorded runs, many where the
+two took turns. Within a block, requests that were due alike (the same seed gives the same
+schedule) are pairs; without pairs the neighbours in time are taken. The interval resamples blocks,
+and within them stretches of pairs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from loadtest.core import Record, UsageError
-from loadtest.intervals import bootstrap, wilson
+import numpy as np
+from numpy.typing import NDArray
 
-_MOST = 20_000  # pairs; more are thinned evenly
+from loadtest.core import Record, UsageError
+from loadtest.intervals import wilson
+
+_MOST = 50_000  # pairs of a block; more are thinned evenly
 _LEAST = 20
 _POWER = 1.96 + 0.84  # 95 % sure, seen in 80 % of cases
+_RESAMPLES = 1000
+
+Runs = tuple[Sequence[Record], Sequence[Record]]
+Pairs = NDArray[np.float64]  # of a block: (pairs, 2) seconds
 
 
 def _ttft(record: Record) -> float | None:
@@ -49,29 +59,32 @@ class Change:
     verdict: str  # worse, better, same, unclear
 
 
-def compare(a: Iterable[Record], b: Iterable[Record], tolerance: float) -> dict[str, Any]:
+def compare(blocks: Iterable[Runs], tolerance: float) -> dict[str, Any]:
     """The changes of all quantities, and the verdict: worse if any is worse by `tolerance` (0.05:
     5 %) for sure; unclear if that can be neither said nor ruled out.
 
     Raises:
         UsageError: too few requests were answered.
     """
-    before, after = list(a), list(b)
-    paired = _paired(before, after)
+    runs = list(blocks)
+    paired = all(_paired(a, b) for a, b in runs)
     changes = [
-        _change(f"{name} {statistic}", _pairs(before, after, value, paired), share, tolerance)
+        _change(f"{name} {statistic}", pairs, share, tolerance)
         for name, value in _VALUES.items()
+        if (pairs := _all_pairs(runs, value, paired))
         for statistic, share in _STATISTICS.items()
-        if any(value(record) is not None for record in before if not record.error)
     ]
-    errors = _errors(before, after)
+    if not changes:
+        raise UsageError("no request was answered by both")
+    errors = _errors(runs)
     verdicts = [change.verdict for change in changes] + [errors["verdict"]]
     order = ("worse", "unclear", "better", "same")
     return {
         "verdict": min(verdicts, key=order.index),
+        "blocks": len(runs),
         "paired": paired,
         "tolerance": tolerance,
-        "changes": [{name: getattr(each, name) for name in Change.__slots__} for each in changes],
+        "changes": [asdict(each) for each in changes],
         "errors": errors,
     }
 
@@ -83,16 +96,20 @@ def _paired(before: Sequence[Record], after: Sequence[Record]) -> bool:
     return same > 0.9 * max(len(before), len(after))
 
 
-Pairs = list[tuple[float, float]]
+def _all_pairs(
+    runs: Sequence[Runs], value: Callable[[Record], float | None], paired: bool
+) -> list[Pairs]:
+    """Of each block. None where the quantity was never measured, as `itl` without streams."""
+    found = [_pairs(_answered(a, value), _answered(b, value), paired) for a, b in runs]
+    count = sum(map(len, found))
+    if not count and value is not _e2e:
+        return []
+    if count < _LEAST:
+        raise UsageError(f"only {count} requests can be compared; {_LEAST} are needed")
+    return [pairs for pairs in found if len(pairs)]
 
 
-def _pairs(
-    before: Sequence[Record],
-    after: Sequence[Record],
-    value: Callable[[Record], float | None],
-    paired: bool,
-) -> Pairs:
-    a, b = _answered(before, value), _answered(after, value)
+def _pairs(a: dict[int, float], b: dict[int, float], paired: bool) -> Pairs:
     if paired:
         found = [(a[key], b[key]) for key in sorted(a) if key in b]
     else:
@@ -102,9 +119,7 @@ def _pairs(
         found = [
             (first[i * len(first) // count], second[i * len(second) // count]) for i in range(count)
         ]
-    if len(found) < _LEAST:
-        raise UsageError(f"only {len(found)} requests can be compared; {_LEAST} are needed")
-    return found[:: max(1, len(found) // _MOST)]
+    return np.array(found[:: 1 + len(found) // _MOST]).reshape(-1, 2)
 
 
 def _answered(
@@ -119,13 +134,10 @@ def _answered(
     return found
 
 
-def _change(quantity: str, pairs: Pairs, share: float, tolerance: float) -> Change:
-    def statistic(values: Sequence[float]) -> float:
-        return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-    before = statistic([pair[0] for pair in pairs])
-    after = statistic([pair[1] for pair in pairs])
-    low, high, error = bootstrap(pairs, statistic)
+def _change(quantity: str, blocks: Sequence[Pairs], share: float, tolerance: float) -> Change:
+    before, after = _statistic(np.concatenate(blocks), share)
+    logs = _resampled(blocks, share)
+    low, high = np.exp(np.quantile(logs, (0.025, 0.975))).tolist()
     return Change(
         quantity=quantity,
         before=round(1e3 * before, 3),
@@ -133,9 +145,40 @@ def _change(quantity: str, pairs: Pairs, share: float, tolerance: float) -> Chan
         ratio=round(after / before, 4),
         low=round(low, 4),
         high=round(high, 4),
-        detectable=round(math.exp(_POWER * error) - 1, 4),
+        detectable=round(math.exp(_POWER * float(logs.std(ddof=1))) - 1, 4),
         verdict=_verdict(low, high, tolerance),
     )
+
+
+def _statistic(pairs: Pairs, share: float) -> tuple[float, float]:
+    """The quantile of A and that of B."""
+    rank = min(len(pairs) - 1, int(share * len(pairs)))
+    before, after = np.partition(pairs, rank, axis=0)[rank].tolist()
+    return max(before, 1e-9), max(after, 1e-9)
+
+
+def _resampled(blocks: Sequence[Pairs], share: float) -> NDArray[np.float64]:
+    """Logarithms of B / A: some of the blocks, and of each some stretches of its pairs."""
+    rng, count = np.random.default_rng(0), len(blocks)
+    logs = np.empty(_RESAMPLES)
+    for index in range(_RESAMPLES):
+        chosen = [_stretches(blocks[i], rng) for i in rng.integers(count, size=count)]
+        before, after = _statistic(np.concatenate(chosen), share)
+        logs[index] = math.log(after / before)
+    # Few blocks drawn with replacement spread less than blocks do.
+    centre = logs.mean()
+    widened = math.sqrt(count / (count - 1)) if count > 1 else 1.0
+    return np.asarray(centre + (logs - centre) * widened)
+
+
+def _stretches(pairs: Pairs, rng: np.random.Generator) -> Pairs:
+    """As many pairs, in stretches of neighbours as long as the cube root asks for."""
+    count = len(pairs)
+    length = max(1, round(count ** (1 / 3)))
+    begins = rng.integers(count, size=math.ceil(count / length))
+    chosen = (begins[:, None] + np.arange(length)).ravel()[:count] % count
+    found: Pairs = pairs[chosen]
+    return found
 
 
 def _verdict(low: float, high: float, tolerance: float) -> str:
@@ -146,9 +189,10 @@ def _verdict(low: float, high: float, tolerance: float) -> str:
     return "unclear" if high > 1 + tolerance else "same"
 
 
-def _errors(before: Sequence[Record], after: Sequence[Record]) -> dict[str, Any]:
+def _errors(runs: Sequence[Runs]) -> dict[str, Any]:
     """Worse if the intervals of the two shares are apart."""
-    counts = [(sum(bool(r.error) for r in each), len(each)) for each in (before, after)]
+    sides = [[record for block in runs for record in block[side]] for side in (0, 1)]
+    counts = [(sum(bool(r.error) for r in each), len(each)) for each in sides]
     (low_a, high_a), (low_b, high_b) = (wilson(*each) for each in counts)
     verdict = "worse" if low_b > high_a else "better" if high_b < low_a else "same"
     shares = [failed / total if total else 0.0 for failed, total in counts]
@@ -157,8 +201,9 @@ def _errors(before: Sequence[Record], after: Sequence[Record]) -> dict[str, Any]
 
 def markdown(result: dict[str, Any]) -> str:
     """For a terminal or a comment on a pull request."""
+    blocks = f"{result['blocks']} blocks, " if result["blocks"] > 1 else ""
     lines = [
-        f"**{result['verdict']}** (tolerance {result['tolerance']:.0%}, "
+        f"**{result['verdict']}** ({blocks}tolerance {result['tolerance']:.0%}, "
         f"{'paired' if result['paired'] else 'not paired'})",
         "",
         "| quantity | A, ms | B, ms | B / A | 95% | detectable | verdict |",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from loadtest.histogram import Histogram
@@ -105,26 +105,6 @@ def drift(values: Sequence[float]) -> float:
         for j in range(i + 1, count)
     )
     return score / math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
-
-
-def bootstrap(
-    pairs: Sequence[tuple[float, float]],
-    statistic: Callable[[Sequence[float]], float],
-    level: float = 0.95,
-) -> tuple[float, float, float]:
-    """Interval of statistic(second) / statistic(first), by resampling stretches of pairs; and the
-    standard error of its logarithm."""
-    rng = random.Random(len(pairs))
-    found = []
-    for _ in range(_RESAMPLES):
-        chosen = resampled_blocks(len(pairs), rng)
-        before = statistic([pairs[i][0] for i in chosen])
-        if before > 0:
-            found.append(statistic([pairs[i][1] for i in chosen]) / before)
-    logs = [math.log(each) for each in found if each > 0]
-    mean = sum(logs) / len(logs)
-    error = math.sqrt(sum((each - mean) ** 2 for each in logs) / max(1, len(logs) - 1))
-    return *_percentiles(found, level), error
 
 
 def _percentiles(values: list[float], level: float) -> tuple[float, float]:

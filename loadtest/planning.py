@@ -225,7 +225,7 @@ def _told(summary: dict[str, Any]) -> list[str]:
 
 
 def _read(file: Path) -> Sequence[Record]:
-    return list(read(file)) if file.suffix == ".jsonl" else logs.read(file)
+    return list(read(file)) if file.suffix in (".jsonl", ".parquet") else logs.read(file)
 
 
 def _tiles(scenario: Path | None, given: list[str], tile: int) -> dict[str, int]:

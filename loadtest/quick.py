@@ -6,31 +6,28 @@ from typing import Any
 
 from loadtest import outcome
 from loadtest.core import RunError
-from loadtest.scenario import Scenario, build
+from loadtest.probe import at
+from loadtest.scenario import Scenario
 
 _USERS = (1, 4, 16)
 
 
-async def answer(target: dict[str, Any], seconds: float = 15.0) -> tuple[dict[str, Any], list[str]]:
-    """Three loads of `seconds` each: what one user sees, and what more users make of it.
+async def answer(scenario: Scenario) -> tuple[dict[str, Any], list[str]]:
+    """The scenario with three loads: what one user sees, and what more users make of it.
 
     Raises:
         RunError: nothing answers.
     """
     summaries = []
     for users in _USERS:
-        scenario = _scenario(target, users, seconds)
-        summary, _ = await outcome.conduct(scenario, calibration=1.0 if users == _USERS[-1] else 0)
+        calibration = 1.0 if users == _USERS[-1] else 0.0
+        summary, _ = await outcome.conduct(at(scenario, users), calibration=calibration)
         summaries.append(summary)
         if summary["requests"] == summary["errors"]:
             raise RunError(f"nothing answers: {summary['reasons'][0]}")
     worst = max(summaries, key=lambda each: ("VALID", "SUSPECT", "INVALID").index(each["verdict"]))
     result = {"verdict": worst["verdict"], "loads": summaries}
     return result, _lines(summaries)
-
-
-def _scenario(target: dict[str, Any], users: int, seconds: float) -> Scenario:
-    return build({"target": target, "load": {"concurrency": users}, "duration": seconds})
 
 
 def _lines(summaries: list[dict[str, Any]]) -> list[str]:
