@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from loadtest import answers, console, jobs, options, outcome, planning, text, versus
+from loadtest import answers, console, options, outcome, planning, text, versus
 from loadtest.core import RunError, UsageError
 from loadtest.distributions import Distribution
 from loadtest.expressions import seconds
 from loadtest.instrument import Measured
+from loadtest.means import Maker, Means
 from loadtest.records import Writer
-from loadtest.runner import Controls, Run
+from loadtest.runner import Controls, Going
 from loadtest.scenario import Scenario
 from loadtest.summary import curves, timeline
-from loadtest.wire import Observer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (answers.search, answers.sweep, versus.compare, answers.report):
@@ -74,8 +75,8 @@ def run(
         given = {"concurrency": None, "rate": None, "trace": None, **given}
     with console.reported():
         scenario = asked.scenario(file, url, load=given, duration=duration, requests=requests)
-        how = (workers, ray, web, headless, push)
-        summary, measured = _conducted(scenario, calibration, records, how)
+        how = _How(Means(workers, ray), calibration, web, headless, push)
+        summary, measured = _conducted(scenario, records, how)
         _deliver(summary, measured, {"json": json, "html": html, "csv": csv, "junit": junit})
     raise typer.Exit(outcome.exit_code(summary))
 
@@ -137,8 +138,10 @@ def mock(
 @app.command(hidden=True)
 def worker() -> None:
     """One process of a run; a job on stdin."""
+    from loadtest import processes
+
     with console.reported():
-        console.loop(jobs.worker())
+        console.loop(processes.worker())
 
 
 @app.command()
@@ -147,76 +150,69 @@ def schema() -> None:
     print(msgspec.json.format(msgspec.json.encode(Scenario.model_json_schema())).decode())
 
 
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How a run is done and watched."""
+
+    means: Means
+    calibration: float
+    web: int | None
+    headless: bool
+    push: str | None
+
+
 def _conducted(
-    scenario: Scenario,
-    calibration: float,
-    records: Path | None,
-    how: tuple[int, str | None, int | None, bool, str | None],
+    scenario: Scenario, records: Path | None, how: _How
 ) -> tuple[dict[str, Any], Measured]:
-    """In this process, or by as many workers as are wanted."""
-    workers, cluster, port, headless, push = how
-    if workers > 1 or cluster:
-        many = _many(scenario, workers, cluster, records)
-        return console.loop(outcome.measure(scenario, many, calibration))
-    with ExitStack() as stack:
-        observers: list[Observer] = [stack.enter_context(Writer(records))] if records else []
-        if port is not None:
-            return console.loop(_on_page(scenario, observers, calibration, port))
-        return console.loop(_alone(scenario, observers, calibration, headless, push))
+    if records is None:
+        return console.loop(_carried_out(scenario, None, how))
+    with Writer(records) as writer:
+        return console.loop(_carried_out(scenario, writer, how))
 
 
-def _many(
-    scenario: Scenario, workers: int, cluster: str | None, records: Path | None
-) -> Callable[[], Awaitable[Measured]]:
-    name = outcome.new_run()
-    if cluster is None:
-        return lambda: jobs.on_processes(scenario, name, workers, records)
-    if records:
-        raise UsageError("records stay on the nodes of a cluster; leave --records out")
-    from loadtest.swarm import on_ray  # Ray is slow to import, and need not be there
-
-    count = workers if workers > 1 else None
-    return lambda: asyncio.to_thread(on_ray, scenario, name, count, cluster)
-
-
-async def _alone(
-    scenario: Scenario,
-    observers: list[Observer],
-    calibration: float,
-    headless: bool,
-    push: str | None,
+async def _carried_out(
+    scenario: Scenario, writer: Writer | None, how: _How
 ) -> tuple[dict[str, Any], Measured]:
-    controls, drawing = Controls(), []
-    console.on_interrupt(controls.stop.set)
+    async with how.means.ready(writer) as make:
+        if how.web is not None:
+            return await _on_page(scenario, make, how, how.web)
+        controls = Controls()
+        console.on_interrupt(controls.stop.set)
+        run = make(scenario, controls)
+        on_terminal = not how.headless and sys.stderr.isatty()
+        async with _watched(lambda: run, on_terminal, how.push):
+            return await outcome.measure(scenario, run.execute, how.calibration)
 
-    def watch(run: Run) -> None:
-        if not headless and sys.stderr.isatty():
-            from loadtest.live import on_terminal
 
-            drawing.append(asyncio.create_task(on_terminal(run)))
-        if push:
-            from loadtest.live import to_gateway  # httpx is slow to import
+@asynccontextmanager
+async def _watched(
+    run: Callable[[], Going | None], on_terminal: bool, push: str | None
+) -> AsyncIterator[None]:
+    watchers: list[Coroutine[Any, Any, None]] = []
+    if on_terminal or push:
+        from loadtest import live  # rich and httpx are slow to import
 
-            drawing.append(asyncio.create_task(to_gateway(run, push)))
-
+        watchers += [live.on_terminal(run)] if on_terminal else []
+        watchers += [live.to_gateway(run, push)] if push else []
+    tasks = [asyncio.create_task(each) for each in watchers]
     try:
-        return await outcome.conduct(scenario, observers, controls, calibration, watch)
+        yield
     finally:
-        for task in drawing:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*drawing, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _on_page(
-    scenario: Scenario, observers: list[Observer], calibration: float, port: int
+    scenario: Scenario, make: Maker, how: _How, port: int
 ) -> tuple[dict[str, Any], Measured]:
     """Runs are started and stopped on the page; Ctrl-C ends with the last one's summary."""
     from loadtest.web import Desk, serving
 
-    desk, over = Desk(scenario, observers, calibration), asyncio.Event()
+    desk, over = Desk(scenario, make, how.calibration), asyncio.Event()
     console.on_interrupt(over.set)
     try:
-        async with serving(desk, port) as found:
+        async with serving(desk, port) as found, _watched(lambda: desk.run, False, how.push):
             console.say(f"loadtest: http://127.0.0.1:{found}")
             await over.wait()
             if desk.run:

@@ -13,7 +13,7 @@ from itertools import accumulate
 import msgspec
 
 from loadtest.core import Failure, Record
-from loadtest.histogram import Histogram, merged
+from loadtest.histogram import Histogram
 
 BLOCKS = 64  # of the window, if its length is known
 _MOST = 4 * BLOCKS
@@ -87,25 +87,27 @@ class Tally(msgspec.Struct):
             if record.tokens > 1:
                 self.tpot.add(sum(record.gaps) / 1e6 / (record.tokens - 1))
 
+    def merge(self, other: Tally) -> None:
+        """Add all of another."""
+        if not other.requests:
+            return
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mine, theirs in ((self.errors, other.errors), (self.codes, other.codes)):
+            for key, count in theirs.items():
+                mine[key] = mine.get(key, 0) + count
+        for name in TIMES:
+            getattr(self, name).merge(getattr(other, name))
+
+
+_COUNTS = tuple(each.name for each in msgspec.structs.fields(Tally) if each.type is int)
+
 
 def total(tallies: Iterable[Tally]) -> Tally:
     """One tally of all."""
-    parts = list(tallies)
     whole = Tally(errors={}, codes={})
-    for part in parts:
-        whole.requests += part.requests
-        whole.attained += part.attained
-        whole.output_tokens += part.output_tokens
-        whole.prompt_tokens += part.prompt_tokens
-        whole.cached_tokens += part.cached_tokens
-        whole.frames += part.frames
-        whole.streamed_tokens += part.streamed_tokens
-        whole.unmetered += part.unmetered
-        for mine, theirs in ((whole.errors, part.errors), (whole.codes, part.codes)):
-            for key, count in theirs.items():
-                mine[key] = mine.get(key, 0) + count
-    for name in TIMES:
-        setattr(whole, name, merged(getattr(part, name) for part in parts))
+    for each in tallies:
+        whole.merge(each)
     return whole
 
 
@@ -153,10 +155,8 @@ class Series(msgspec.Struct):
         while other.width < self.width * 0.999:
             other._coarsen()
         for tenant, theirs in other.blocks.items():
-            mine = self.blocks.setdefault(tenant, [])
-            mine += [Tally(errors={}, codes={}) for _ in range(len(theirs) - len(mine))]
             for index, tally in enumerate(theirs):
-                mine[index] = total((mine[index], tally))
+                self.block(tenant, index).merge(tally)
         self.tokens = _added(self.tokens, other.tokens)
         self.busy = _added(self.busy, other.busy)
 

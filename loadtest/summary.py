@@ -81,8 +81,9 @@ def load(measured: Measured, whole: Tally) -> dict[str, Any]:
     if measured.open_loop:
         offered, achieved = measured.offered / window, measured.started / window
     else:
-        offered = measured.offered
-        achieved = max(0.0, offered - whole.send_delay.total / 1e6 / window)
+        offered = measured.offered / window
+        away = measured.missed + whole.send_delay.total / 1e6
+        achieved = max(0.0, offered - away / window)
     return {
         "loop": "open" if measured.open_loop else "closed",
         "offered": round(offered, 4),

@@ -206,9 +206,9 @@ class LoadShape:
         """Seconds since the run began."""
         return clock() - self._began
 
-    def begin(self) -> None:
-        """The run begins."""
-        self._began = clock()
+    def begin(self, moment: float) -> None:
+        """The run begins, or began."""
+        self._began = moment
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import httpx
 import pyarrow.parquet
 import pytest
 import uvicorn
@@ -29,7 +28,6 @@ from loadtest.records import Writer, read
 from loadtest.report import from_file
 from loadtest.search import Judge, Probe, search
 from loadtest.slo import parse
-from loadtest.web import Desk, serving
 from tests.loadtest.conftest import Command, ended, mocked, read_json
 
 
@@ -54,10 +52,6 @@ def records(count: int = 400, slower: float = 1.0, seed: int = 1, **more: Any) -
             )
         )
     return made
-
-
-def leftovers(folder: Path) -> list[Path]:
-    return list(folder.glob("r.jsonl.*"))
 
 
 def probing(capacity: float) -> Callable[[float], Awaitable[Probe]]:
@@ -190,10 +184,11 @@ async def test_compare_drives_both_in_turn(loadtest: Command, tmp_path: Path) ->
     ttft = found["changes"][0]
     assert ttft["low"] > 1.5
     assert 0 < ttft["detectable"] < 1
-    turns = [line.split(", ")[1][:1] for line in worse.err.splitlines() if "INVALID" not in line]
-    assert turns[:2] == ["A", "B"]
-    assert turns[-2:] == ["A", "B"]
-    assert {"A", "B"} == set(turns[2:4])
+    first = {}
+    for line in worse.err.splitlines():
+        block, side = line.split(": ")[0].split(", ")
+        first.setdefault(block, side)
+    assert first == {"block 1": "A", "block 2": "B", "block 3": "A"}
 
 
 @pytest.mark.parametrize(
@@ -282,70 +277,8 @@ async def test_a_run_leaves_its_files(loadtest: Command, tmp_path: Path) -> None
     assert suite.get("failures") == str(len(missed))
 
 
-async def test_workers_do_one_run_together(loadtest: Command, tmp_path: Path) -> None:
-    async with mocked() as server:
-        flags = ("--url", server.target()["url"], "--api", "openai", "--max-tokens", "4")
-        done = await loadtest(
-            *("run", *flags, "--rate", "60", "--arrivals", "poisson", "--duration", "2"),
-            *("--workers", "2", "--records", "r.jsonl", "--json", "s.json", "--calibration", "0"),
-        )
-        truth = server.mock.truth.requests
-    ended(done)
-    summary, found = read_json(tmp_path / "s.json"), list(read(tmp_path / "r.jsonl"))
-    assert summary["requests"] == len(found) == truth > 80
-    assert summary["instrument"]["workers"] == 2
-    # The parts are slices of one schedule: no id twice, none missing.
-    assert sorted(record.id for record in found) == list(range(truth))
-    assert not leftovers(tmp_path)
-
-
-async def test_a_lost_worker_makes_the_run_invalid() -> None:
-    from loadtest import jobs
-    from loadtest.outcome import conclude
-
-    async with mocked() as server:
-        scenario = server.scenario(load={"concurrency": 4}, duration=1)
-        parts = [await jobs.work(job) for job in jobs.split(scenario, "test", 2, None)[:1]]
-    summary = await conclude(scenario, jobs.together(parts, 2), 0)
-    assert summary["verdict"] == "INVALID"
-    assert any("1 workers were lost" in reason for reason in summary["reasons"])
-
-
-async def test_the_page_starts_stops_and_changes_the_load() -> None:
-    async with mocked(ttft=0.03) as server:
-        desk = Desk(server.scenario(load={"concurrency": 2}, duration=30), [], 0)
-        async with serving(desk, 0) as port, httpx.AsyncClient() as client:
-            base = f"http://127.0.0.1:{port}"
-
-            async def post(verb: str, **body: Any) -> httpx.Response:
-                return await client.post(f"{base}/{verb}", json=body)
-
-            async def state() -> Any:
-                return (await client.get(f"{base}/state")).json()
-
-            assert "<title>loadtest" in (await client.get(base)).text
-            assert (await state())["state"] == "ready"
-            assert (await post("start")).json()["state"] == "running"
-            assert (await post("start")).status_code == 400
-            await asyncio.sleep(0.6)
-            assert (await state())["live"]["in_flight"] == 2
-            assert (await post("load", users=6)).status_code == 200
-            await asyncio.sleep(0.6)
-            assert (await state())["live"]["in_flight"] == 6
-            metrics = (await client.get(f"{base}/metrics")).text
-            assert 'loadtest_requests_total{tenant="default",outcome="ok"}' in metrics
-            assert 'loadtest_ttft_seconds_bucket{tenant="default",le="+Inf"}' in metrics
-            assert (await post("load", users=0)).status_code == 400
-            assert (await post("load", rate="5")).status_code == 400
-            assert (await client.post(f"{base}/stop")).status_code == 415
-            await post("stop")
-            await desk.ended()
-            found = await state()
-    assert found["state"] == "finished"
-    assert found["summary"]["requests"] > 20
-
-
-async def test_metrics_are_pushed_to_a_gateway(loadtest: Command) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_metrics_are_pushed_to_a_gateway(workers: str, loadtest: Command) -> None:
     pushed: list[str] = []
 
     async def gateway(request: Request) -> Response:
@@ -360,7 +293,7 @@ async def test_metrics_are_pushed_to_a_gateway(loadtest: Command) -> None:
     async with mocked() as server:
         done = await loadtest(
             *("run", "--url", server.target()["url"], "--api", "openai", "--concurrency", "2"),
-            *("--requests", "20", "--duration", "20", "--calibration", "0"),
+            *("--requests", "20", "--duration", "20", "--calibration", "0", "--workers", workers),
             *("--push", f"http://127.0.0.1:{listener.getsockname()[1]}/metrics/job/loadtest"),
         )
     running.should_exit = True
