@@ -76,6 +76,7 @@ def report(
     json: options.Json = None,
 ) -> None:
     """Figures and plots from a file of records, of any length."""
+    from loadtest import html as pages
     from loadtest import report as files
     from loadtest.records import copy
 
@@ -91,7 +92,7 @@ def report(
         if csv:
             files.write(csv, files.csv_text(whole))
         if html:
-            files.write(html, files.html(whole, points, curves))
+            files.write(html, pages.page(whole, points, curves))
         print(
             f"{whole['requests']} requests, {whole['errors']} errors, "
             f"{whole['output_tokens']} tokens, TTFT p95 {whole['ttft_ms']['p95']} ms, "

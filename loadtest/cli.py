@@ -94,7 +94,7 @@ def quick(
 
     with console.reported():
         scenario = asked.scenario(None, url, load={"concurrency": 1}, duration=15)
-        result, lines = console.loop(answer(scenario))
+        result, lines = console.loop(answer(scenario, console.say))
         print("\n".join(lines))
         if json:
             console.write_json(json, result)
@@ -227,7 +227,7 @@ async def _on_page(
 
 def _deliver(summary: dict[str, Any], measured: Measured, files: dict[str, Path | None]) -> None:
     """The answer on stdout, and the files that were asked for."""
-    from loadtest import report
+    from loadtest import html, report
 
     print("\n".join(text.lines(summary)))
     if file := files["json"]:
@@ -237,7 +237,7 @@ def _deliver(summary: dict[str, Any], measured: Measured, files: dict[str, Path 
     if file := files["junit"]:
         report.write(file, report.junit(summary))
     if file := files["html"]:
-        report.write(file, report.html(summary, timeline(measured), curves(measured)))
+        report.write(file, html.page(summary, timeline(measured), curves(measured)))
 
 
 def _times(text: str) -> Distribution:

@@ -16,7 +16,9 @@ from loadtest.scenario import Scenario, build, read
 
 Url = Annotated[str | None, typer.Option(help="Base URL: .../client/v4 or .../v1")]
 Token = Annotated[str | None, typer.Option(envvar="LOADTEST_TOKEN", help="API token")]
-Api = Annotated[str | None, typer.Option(help="workers-ai or openai")]
+Api = Annotated[
+    str | None, typer.Option(help="workers-ai or openai; of a URL that ends in /v1 openai")
+]
 Account = Annotated[str | None, typer.Option(help="Account id, for workers-ai")]
 Model = Annotated[str | None, typer.Option(help="Its name, as the API has it")]
 Concurrency = Annotated[int | None, typer.Option(help="Users, in a closed loop")]
@@ -74,6 +76,8 @@ class Asked:
             UsageError: it cannot be read, or makes no scenario.
         """
         target = {name: getattr(self, name) for name in _OF_TARGET}
+        if url and url.rstrip("/").endswith("/v1"):  # no base of Workers AI's own route does
+            target["api"] = self.api or "openai"
         tenant = self._tenant()
         data = {
             "target": _given({"url": url, **target}),

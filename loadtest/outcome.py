@@ -108,6 +108,7 @@ def _checked(each: Objective, summary: dict[str, Any], tenant: str | None) -> di
         "tenant": tenant,
         "value": each.value(summary),
         "limit": each.limit,
+        "unit": each.unit,
         "met": each.met(summary),
     }
 

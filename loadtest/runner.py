@@ -14,6 +14,7 @@ from loadtest.actors import Actors, Classes, Replay, Tenants
 from loadtest.client import clock
 from loadtest.core import Record, RunError
 from loadtest.desk import until
+from loadtest.events import Events
 from loadtest.instrument import Measured, Meter
 from loadtest.scenario import Scenario
 from loadtest.series import Series
@@ -106,6 +107,7 @@ class Run:
             share.index,
             share.count,
         )
+        self._events = Events()
         self._trace: list[Arrival] = []
         self._shape: LoadShape | None = None
         self._actors = self._cast()
@@ -129,6 +131,8 @@ class Run:
         place = share.run, f"{share.index}" + "'" * share.life, share.index, share.count
         if scenario.users:
             crew = Crew.load(scenario.users)
+            self._events = crew.events
+            self.wire.observers.append(crew.events.requested)
             self._shape = crew.shape() if crew.shape else None
             return Classes(crew, scenario, self.wire, *place)
         trace = scenario.load.trace
@@ -176,8 +180,10 @@ class Run:
         refills = [asyncio.create_task(each) for each in self._beside]
         try:
             await self._begin(start, resume)
+            self._events.test_start.fire(environment=None)
             await self._drive()
             await self._drain()
+            self._events.test_stop.fire(environment=None)
         finally:
             for task in refills:
                 task.cancel()

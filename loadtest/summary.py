@@ -33,7 +33,7 @@ def summarize(measured: Measured) -> dict[str, Any]:
         "steady": _steady(measured, blocks),
         "tenants": {
             name: {**counts(each), **{f"{m}_ms": quantiles(getattr(each, m)) for m in _HEADLINES}}
-            for name, each in ((n, total(t)) for n, t in measured.series.blocks.items())
+            for name, each in ((n, total(t)) for n, t in sorted(measured.series.blocks.items()))
         },
         "cache": _cache(measured, whole),
     }

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from loadtest import outcome, report, text
+from loadtest import html, outcome, text
 from loadtest.arrivals import profile
 from loadtest.core import LoadtestError
 from loadtest.instrument import Measured
@@ -108,7 +108,7 @@ def application(desk: Desk) -> Starlette:
         if desk.last is None:
             return HTMLResponse("no run has ended", 404)
         summary, measured = desk.last
-        return HTMLResponse(report.html(summary, timeline(measured), curves(measured)))
+        return HTMLResponse(html.page(summary, timeline(measured), curves(measured)))
 
     async def metrics(request: Request) -> PlainTextResponse:
         return PlainTextResponse(exposition(desk.run))

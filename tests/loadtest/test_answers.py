@@ -122,7 +122,7 @@ async def test_a_search_that_cannot_be_met_says_so(loadtest: Command) -> None:
 async def test_sweep_shows_each_load(loadtest: Command, tmp_path: Path) -> None:
     async with mocked() as server:
         done = await loadtest(
-            *("sweep", "--loads", "1,4", "--url", server.target()["url"], "--api", "openai"),
+            *("sweep", "--loads", "1,4", "--url", server.target()["url"]),  # /v1: openai
             *("--max-tokens", "5", "--duration", "1s", "--json", "s.json"),
         )
     one, four = read_json(tmp_path / "s.json")["runs"]
@@ -365,4 +365,5 @@ async def test_quick_needs_nothing_but_a_url() -> None:
     async with mocked() as server:
         result, lines = await answer(server.scenario(load={"concurrency": 1}, duration=0.6))
     assert [each["scenario"]["load"]["concurrency"] for each in result["loads"]] == [1, 4, 16]
-    assert lines[-1].startswith("16 users get")
+    assert lines[-2].startswith("One user waits ")
+    assert lines[-1].startswith("16 users together get ")

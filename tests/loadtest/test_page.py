@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.async_api import expect
 
-from loadtest import report
+from loadtest import html
 from loadtest.means import Means
 from loadtest.outcome import conduct
 from loadtest.scenario import Scenario
@@ -106,7 +106,7 @@ async def test_a_browser_shows_the_report_without_any_other_file(tmp_path: Path)
         scenario = server.scenario(load={"rate": "40"}, duration=2, slo="ttft p95 < 1ms")
         summary, measured = await conduct(scenario, calibration=0)
     file = tmp_path / "report.html"
-    file.write_text(report.html(summary, timeline(measured), curves(measured)))
+    file.write_text(html.page(summary, timeline(measured), curves(measured)))
     asked: list[str] = []
     async with browser.page() as page:
         page.on("request", lambda request: asked.append(request.url))

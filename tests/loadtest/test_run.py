@@ -162,7 +162,7 @@ async def test_a_missed_objective_is_status_1(loadtest: Command) -> None:
         ("--url http://x/v1 --duration 1 --api openai", "exactly one of"),
         ("--url http://x/v1 --concurrency 1 --rate 2 --duration 1", "exactly one of"),
         ("--url http://x/v1 --concurrency 1 --api openai", "duration"),
-        ("--url http://x/v1 --concurrency 1 --duration 1", "needs an account"),
+        ("--url http://x/client/v4 --concurrency 1 --duration 1", "needs an account"),
         ("--url http://x/v1 --rate fast --duration 1 --api openai", "load.rate"),
         ("--url http://x/v1 --rate 1 --duration 1 --api grpc", "target.api"),
         ("--url http://x/v1 --rate 1 --duration 1 --image big", "not a size"),
