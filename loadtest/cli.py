@@ -17,10 +17,10 @@ from loadtest import answers, console, options, outcome, planning, text, versus
 from loadtest.core import RunError, UsageError
 from loadtest.distributions import Distribution
 from loadtest.expressions import seconds
+from loadtest.going import Controls, Going
 from loadtest.instrument import Measured
 from loadtest.means import Maker, Means
 from loadtest.records import Writer
-from loadtest.runner import Controls, Going
 from loadtest.scenario import Scenario
 from loadtest.summary import curves, timeline
 

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 
 from loadtest.core import LoadtestError, Record
+from loadtest.going import Share
 from loadtest.instrument import Measured
 from loadtest.records import encode
-from loadtest.runner import Run, Share
+from loadtest.runner import Run
 from loadtest.scenario import Scenario, build, revealed
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from loadtest.runner import Going
+from loadtest.going import Going
 from loadtest.series import Tally, total
 
 _RECENT = 5.0  # seconds that "now" means

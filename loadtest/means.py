@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from loadtest.core import RunError
+from loadtest.going import Controls, Going, Share
 from loadtest.outcome import new_run
 from loadtest.records import Writer
-from loadtest.runner import Controls, Going, Run, Share
+from loadtest.runner import Run
 from loadtest.scenario import Scenario
 from loadtest.team import Hire, Team
 

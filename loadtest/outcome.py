@@ -10,8 +10,9 @@ from typing import Any
 
 from loadtest.calibrate import calibrate
 from loadtest.core import RunError
+from loadtest.going import Controls, Share
 from loadtest.instrument import Measured, loop_name, machine
-from loadtest.runner import Controls, Run, Share
+from loadtest.runner import Run
 from loadtest.scenario import Scenario
 from loadtest.series import total
 from loadtest.slo import Objective, parse

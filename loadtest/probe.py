@@ -7,7 +7,7 @@ from typing import Any
 
 from loadtest import outcome
 from loadtest.core import Record, RunError
-from loadtest.runner import Controls
+from loadtest.going import Controls
 from loadtest.scenario import Load, Scenario
 from loadtest.search import Judge, Probe
 from loadtest.slo import Objective, parse

@@ -6,8 +6,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from loadtest import arrivals
 from loadtest.actors import Actors, Classes, Replay, Tenants
@@ -15,10 +13,11 @@ from loadtest.client import clock
 from loadtest.core import Record, RunError
 from loadtest.desk import until
 from loadtest.events import Events
+from loadtest.going import Controls, Share
 from loadtest.instrument import Measured, Meter
 from loadtest.scenario import Scenario
 from loadtest.series import Series
-from loadtest.slo import Objective, attained, parse
+from loadtest.slo import attained
 from loadtest.traces import Arrival, read
 from loadtest.users import Crew, LoadShape
 from loadtest.wire import Observer, Wire, transport
@@ -30,58 +29,6 @@ _IDS = 10**9  # requests that no worker makes: the ids of who takes its place li
 _LOOK = 0.1  # seconds between looks at what is wanted
 _TICK = 1.0  # seconds between the questions to a shape
 _PATIENCE = 3600.0  # a bounded number of requests comes to an end before so many seconds each
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """This process's part of a run: worker `index` of `count`. `run` names the run.
-
-    One that takes over from a lost worker is told what that one left of a number of dialogues.
-    `life` makes its prompts unlike those of the one before.
-    """
-
-    run: str
-    index: int = 0
-    count: int = 1
-    left: int | None = None
-    life: int = 0
-
-    def of(self, whole: int) -> int:
-        """This worker's part of so many things."""
-        return whole // self.count + (self.index < whole % self.count)
-
-
-@dataclass(slots=True)
-class Controls:
-    """What may change while a run is going. `users` and `rate` override the scenario's."""
-
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-    users: int | None = None
-    rate: str | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def change(self, users: int | None = None, rate: str | None = None) -> None:
-        """Another load from now on."""
-        self.users, self.rate = users or self.users, rate or self.rate
-        self.changed.set()
-
-
-class Going(Protocol):
-    """A run that is going on, in this process or in many."""
-
-    controls: Controls
-    series: Series
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since its start."""
-
-    @property
-    def in_flight(self) -> int:
-        """Requests being answered."""
-
-    async def execute(self) -> Measured:
-        """Do it to its end."""
 
 
 class Run:
@@ -98,7 +45,7 @@ class Run:
         self.controls = controls or Controls()
         self.series = Series.over(scenario.duration)
         self._share = share
-        self._objectives = _objectives(scenario)
+        self._objectives = scenario.objectives()
         self.wire = Wire(
             transport(scenario.target),
             [self._count, *(observers or [])],
@@ -384,9 +331,3 @@ class Run:
         """What came since it was last taken."""
         taken, self.series = self.series, Series.over(self.scenario.duration)
         return taken
-
-
-def _objectives(scenario: Scenario) -> dict[str, tuple[Objective, ...]]:
-    """By tenant: its own, or those of the run."""
-    texts = {tenant.name: tenant.slo or scenario.slo for tenant in scenario.tenants}
-    return {name: parse(text) if text else () for name, text in texts.items()}

@@ -16,10 +16,10 @@ from typing import Protocol
 import msgspec
 
 from loadtest.core import RunError
+from loadtest.going import Controls, Share
 from loadtest.instrument import Measured
 from loadtest.jobs import Begin, Change, Job, Order, Report
 from loadtest.jobs import jobs as split
-from loadtest.runner import Controls, Share
 from loadtest.scenario import Scenario
 from loadtest.series import Series
 

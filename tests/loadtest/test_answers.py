@@ -303,7 +303,7 @@ async def test_metrics_are_pushed_to_a_gateway(workers: str, loadtest: Command) 
 
 
 async def test_the_rate_of_an_open_loop_changes_on_the_way() -> None:
-    from loadtest.runner import Controls
+    from loadtest.going import Controls
 
     controls = Controls()
     async with mocked() as server:

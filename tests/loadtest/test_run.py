@@ -192,7 +192,7 @@ async def test_the_instrument_states_its_own_error() -> None:
 
 
 async def test_an_interrupted_run_reports_what_it_has(tmp_path: Path) -> None:
-    from loadtest.runner import Controls
+    from loadtest.going import Controls
 
     controls = Controls()
     async with mocked(ttft=0.2) as server:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from loadtest import outcome
+from loadtest.going import Controls
 from loadtest.means import Means
 from loadtest.records import Writer, read
-from loadtest.runner import Controls
 from tests.loadtest.conftest import mocked
 
 

@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from loadtest import outcome
+from loadtest.going import Controls
 from loadtest.means import Means
 from loadtest.records import Writer, read
-from loadtest.runner import Controls
 from loadtest.scenario import Scenario
 from tests.loadtest.conftest import Command, ended, mocked, read_json
 
