@@ -10,23 +10,25 @@ and within them stretches of pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
+from operator import itemgetter
+from statistics import stdev
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from loadtest.core import Record, UsageError
 from loadtest.intervals import wilson
 
-_MOST = 50_000  # pairs of a block; more are thinned evenly
+_MOST = 20_000  # pairs of all blocks; more are thinned evenly
 _LEAST = 20
 _POWER = 1.96 + 0.84  # 95 % sure, seen in 80 % of cases
-_RESAMPLES = 1000
+_RESAMPLES = 500
 
 Runs = tuple[Sequence[Record], Sequence[Record]]
-Pairs = NDArray[np.float64]  # of a block: (pairs, 2) seconds
+Pairs = list[tuple[float, float]]  # seconds
 
 
 def _ttft(record: Record) -> float | None:
@@ -69,10 +71,10 @@ def compare(blocks: Iterable[Runs], tolerance: float) -> dict[str, Any]:
     runs = list(blocks)
     paired = all(_paired(a, b) for a, b in runs)
     changes = [
-        _change(f"{name} {statistic}", pairs, share, tolerance)
+        change
         for name, value in _VALUES.items()
         if (pairs := _all_pairs(runs, value, paired))
-        for statistic, share in _STATISTICS.items()
+        for change in _changes(name, pairs, tolerance)
     ]
     if not changes:
         raise UsageError("no request was answered by both")
@@ -106,7 +108,8 @@ def _all_pairs(
         return []
     if count < _LEAST:
         raise UsageError(f"only {count} requests can be compared; {_LEAST} are needed")
-    return [pairs for pairs in found if len(pairs)]
+    step = 1 + count // _MOST
+    return [pairs[::step] for pairs in found if pairs]
 
 
 def _pairs(a: dict[int, float], b: dict[int, float], paired: bool) -> Pairs:
@@ -119,7 +122,7 @@ def _pairs(a: dict[int, float], b: dict[int, float], paired: bool) -> Pairs:
         found = [
             (first[i * len(first) // count], second[i * len(second) // count]) for i in range(count)
         ]
-    return np.array(found[:: 1 + len(found) // _MOST]).reshape(-1, 2)
+    return found
 
 
 def _answered(
@@ -134,10 +137,72 @@ def _answered(
     return found
 
 
-def _change(quantity: str, blocks: Sequence[Pairs], share: float, tolerance: float) -> Change:
-    before, after = _statistic(np.concatenate(blocks), share)
-    logs = _resampled(blocks, share)
-    low, high = np.exp(np.quantile(logs, (0.025, 0.975))).tolist()
+def _changes(name: str, blocks: Sequence[Pairs], tolerance: float) -> list[Change]:
+    sides = [_Side([pair[side] for pairs in blocks for pair in pairs]) for side in (0, 1)]
+    logs: dict[str, list[float]] = {statistic: [] for statistic in _STATISTICS}
+    for weights in _resamples([len(pairs) for pairs in blocks]):
+        before, after = (side.quantiles(weights) for side in sides)
+        for statistic in _STATISTICS:
+            logs[statistic].append(math.log(after[statistic] / before[statistic]))
+    once = [1] * len(sides[0].values)
+    before, after = (side.quantiles(once) for side in sides)
+    return [
+        _change(f"{name} {statistic}", before[statistic], after[statistic], found, tolerance)
+        for statistic, found in ((s, _widened(each, len(blocks))) for s, each in logs.items())
+    ]
+
+
+class _Side:
+    """The values of A or of B, whose quantiles are wanted under many weights."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = values
+        order = sorted(range(len(values)), key=values.__getitem__)
+        self._sorted = [max(values[index], 1e-9) for index in order]
+        self._in_order = itemgetter(*order)
+
+    def quantiles(self, weights: Sequence[int]) -> dict[str, float]:
+        """By the name of each statistic."""
+        below = list(accumulate(self._in_order(weights)))
+        return {
+            name: self._sorted[bisect_right(below, share * (below[-1] - 1))]
+            for name, share in _STATISTICS.items()
+        }
+
+
+def _resamples(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """How often each pair is drawn: some of the blocks, and of each some stretches of its pairs,
+    as long as the cube root asks for."""
+    rng = random.Random(0)
+    starts = list(accumulate(sizes, initial=0))
+    for _ in range(_RESAMPLES):
+        steps = [0] * (starts[-1] + 1)
+        for block in rng.choices(range(len(sizes)), k=len(sizes)):
+            size, at = sizes[block], starts[block]
+            length = max(1, round(size ** (1 / 3)))
+            for _ in range(math.ceil(size / length)):
+                begin = rng.randrange(size)
+                end = begin + length
+                steps[at + begin] += 1
+                steps[at + min(end, size)] -= 1
+                if end > size:  # around the end
+                    steps[at] += 1
+                    steps[at + end - size] -= 1
+        yield list(accumulate(steps))[:-1]
+
+
+def _widened(logs: list[float], blocks: int) -> list[float]:
+    """In order. Few blocks drawn with replacement spread less than blocks do."""
+    centre = sum(logs) / len(logs)
+    factor = math.sqrt(blocks / (blocks - 1)) if blocks > 1 else 1.0
+    return sorted(centre + (each - centre) * factor for each in logs)
+
+
+def _change(
+    quantity: str, before: float, after: float, logs: list[float], tolerance: float
+) -> Change:
+    tail = round(0.025 * len(logs))
+    low, high = math.exp(logs[tail]), math.exp(logs[-1 - tail])
     return Change(
         quantity=quantity,
         before=round(1e3 * before, 3),
@@ -145,40 +210,9 @@ def _change(quantity: str, blocks: Sequence[Pairs], share: float, tolerance: flo
         ratio=round(after / before, 4),
         low=round(low, 4),
         high=round(high, 4),
-        detectable=round(math.exp(_POWER * float(logs.std(ddof=1))) - 1, 4),
+        detectable=round(math.exp(_POWER * stdev(logs)) - 1, 4),
         verdict=_verdict(low, high, tolerance),
     )
-
-
-def _statistic(pairs: Pairs, share: float) -> tuple[float, float]:
-    """The quantile of A and that of B."""
-    rank = min(len(pairs) - 1, int(share * len(pairs)))
-    before, after = np.partition(pairs, rank, axis=0)[rank].tolist()
-    return max(before, 1e-9), max(after, 1e-9)
-
-
-def _resampled(blocks: Sequence[Pairs], share: float) -> NDArray[np.float64]:
-    """Logarithms of B / A: some of the blocks, and of each some stretches of its pairs."""
-    rng, count = np.random.default_rng(0), len(blocks)
-    logs = np.empty(_RESAMPLES)
-    for index in range(_RESAMPLES):
-        chosen = [_stretches(blocks[i], rng) for i in rng.integers(count, size=count)]
-        before, after = _statistic(np.concatenate(chosen), share)
-        logs[index] = math.log(after / before)
-    # Few blocks drawn with replacement spread less than blocks do.
-    centre = logs.mean()
-    widened = math.sqrt(count / (count - 1)) if count > 1 else 1.0
-    return np.asarray(centre + (logs - centre) * widened)
-
-
-def _stretches(pairs: Pairs, rng: np.random.Generator) -> Pairs:
-    """As many pairs, in stretches of neighbours as long as the cube root asks for."""
-    count = len(pairs)
-    length = max(1, round(count ** (1 / 3)))
-    begins = rng.integers(count, size=math.ceil(count / length))
-    chosen = (begins[:, None] + np.arange(length)).ravel()[:count] % count
-    found: Pairs = pairs[chosen]
-    return found
 
 
 def _verdict(low: float, high: float, tolerance: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 
-from loadtest.core import UsageError
+from loadtest.core import Record, UsageError
 from loadtest.instrument import Measured
 from loadtest.records import blocks
 from loadtest.series import Series
@@ -56,13 +56,26 @@ def _long(path: Path) -> bool:
 
 def _added(path: Path, part: int, parts: int, duration: float | None) -> tuple[Series, float]:
     """What a part of a file adds up to, and its last due time."""
-    from loadtest import columns  # numpy is slow to import
-
+    add = _adder()
     series, last = Series.over(duration), 0.0
     for records in blocks(path, part, parts):
-        columns.add(series, records)
+        add(series, records)
         last = max(last, max(record.intended for record in records))
     return series, last
+
+
+def _adder() -> Callable[[Series, Sequence[Record]], None]:
+    """In columns where numpy is, which is heavy and need not be there; else one by one."""
+    try:
+        from loadtest.columns import add
+    except ImportError:
+        return _one_by_one
+    return add
+
+
+def _one_by_one(series: Series, records: Sequence[Record]) -> None:
+    for record in records:
+        series.add(record, not record.error)
 
 
 def _shared(path: Path, parts: int, duration: float | None) -> tuple[Series, float]:
