@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from loadtest.instrument import Measured
+from loadtest.scenario import Scenario
 from loadtest.series import Series
 
 
@@ -47,6 +48,7 @@ class Controls:
 class Going(Protocol):
     """A run that is going on, in this process or in many."""
 
+    scenario: Scenario
     controls: Controls
     series: Series
 

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from loadtest.exposition import exposition
 from loadtest.going import Going
 from loadtest.series import Tally, total
 
 _RECENT = 5.0  # seconds that "now" means
 _EVERY = 0.5
 _PUSHED = 5.0
-_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 def snapshot(run: Going) -> dict[str, Any]:
@@ -86,33 +86,3 @@ async def to_gateway(run: Callable[[], Going | None], url: str) -> None:
             finally:
                 with suppress(httpx.HTTPError):
                     await client.put(url, content=exposition(run()))
-
-
-def exposition(run: Going | None) -> str:
-    """The run so far in Prometheus's text format."""
-    lines: list[str] = []
-    tenants = run.series.blocks if run else {}
-    for name, tallies in tenants.items():
-        whole, label = total(tallies), f'tenant="{name}"'
-        for kind, count in {"ok": whole.requests - whole.failed, **whole.errors}.items():
-            lines.append(f'loadtest_requests_total{{{label},outcome="{kind}"}} {count}')
-        lines.append(f"loadtest_output_tokens_total{{{label}}} {whole.output_tokens}")
-        lines.append(f"loadtest_prompt_tokens_total{{{label}}} {whole.prompt_tokens}")
-        for quantity in ("ttft", "itl", "e2e"):
-            lines += _histogram(f"loadtest_{quantity}_seconds", label, getattr(whole, quantity))
-    lines.append(f"loadtest_requests_in_flight {run.in_flight if run else 0}")
-    return "\n".join(lines) + "\n"
-
-
-def _histogram(name: str, label: str, histogram: Any) -> list[str]:
-    count = histogram.count
-    lines = [
-        f'{name}_bucket{{{label},le="{limit}"}} {round(count * (1 - histogram.share_above(limit)))}'
-        for limit in _BUCKETS
-    ]
-    lines.append(f'{name}_bucket{{{label},le="+Inf"}} {count}')
-    return [
-        *lines,
-        f"{name}_sum{{{label}}} {histogram.total / 1e6}",
-        f"{name}_count{{{label}}} {count}",
-    ]

@@ -79,7 +79,7 @@ class Team:
         """`keep` is given the lines of records, if they are wanted."""
         self.controls = controls
         self.series = Series.over(scenario.duration)
-        self._scenario, self._hire, self._keep = scenario, hire, keep
+        self.scenario, self._hire, self._keep = scenario, hire, keep
         users = scenario.load.concurrency or 0
         self._parts = [
             Part(job, Share(run, job.index, count).of(users))
@@ -144,7 +144,7 @@ class Team:
             await self._fill(part)
             resume = self.elapsed + _AGAIN
             self._absent(part, resume)
-        self._absent(part, self._scenario.duration or self.elapsed)
+        self._absent(part, self.scenario.duration or self.elapsed)
 
     async def _served(self, part: Part, resume: float) -> bool:
         """Whether the worker who has a share came to the end of it."""
@@ -178,7 +178,7 @@ class Team:
 
     def _worth_it(self) -> bool:
         """Whether there is load left to be made."""
-        duration = self._scenario.duration
+        duration = self.scenario.duration
         ended = duration is not None and self.elapsed > duration - _LEAD
         return not ended and not self.controls.stop.is_set()
 
@@ -187,7 +187,7 @@ class Team:
         if part.last is None:
             return
         last, said = part.last, part.last.measured
-        said.series = Series.over(self._scenario.duration)  # it is in ours
+        said.series = Series.over(self.scenario.duration)  # it is in ours
         said.unfinished += 0 if last.done else last.in_flight
         if said.open_loop:  # who takes over counts the whole schedule again
             part.due, said.offered = said.offered, 0.0

@@ -79,12 +79,16 @@ def _server(summary: Mapping[str, Any]) -> Iterator[str]:
         return
     split = summary["server"]
     parts = {
-        "network and proxy": "network_and_proxy_ms",
+        "network": "network_ms",
+        "admission": "admission_ms",
+        "proxy": "proxy_ms",
         "queue": "queue_ms",
         "vision": "vision_ms",
         "prefill": "prefill_ms",
         "other": "other_ms",
     }
+    if split["network_ms"] is None:
+        parts = {"network and proxy": "network_and_proxy_ms", **parts}
     told = [f"{name} {split[key]:.1f}" for name, key in parts.items() if split[key] is not None]
     known = ", ".join(told) if told else "the server's metrics do not tell"
     yield f"first token, mean ms: {known}"

@@ -17,9 +17,10 @@ from starlette.routing import Route
 from loadtest import html, outcome, text
 from loadtest.arrivals import profile
 from loadtest.core import LoadtestError
+from loadtest.exposition import exposition
 from loadtest.going import Controls, Going
 from loadtest.instrument import Measured
-from loadtest.live import exposition, snapshot
+from loadtest.live import snapshot
 from loadtest.means import Maker
 from loadtest.scenario import Scenario
 from loadtest.summary import curves, timeline

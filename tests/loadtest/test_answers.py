@@ -14,11 +14,13 @@ from xml.etree import ElementTree as ET
 import pyarrow.parquet
 import pytest
 import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from loadtest import scrape
 from loadtest.compare import compare
 from loadtest.core import Record, UsageError
 from loadtest.histogram import Histogram, merged
@@ -299,7 +301,14 @@ async def test_metrics_are_pushed_to_a_gateway(workers: str, loadtest: Command) 
     running.should_exit = True
     await task
     ended(done)
-    assert 'loadtest_requests_total{tenant="default",outcome="ok"} 20' in pushed[-1]
+    samples = {
+        (sample.name, sample.labels.get("outcome"), sample.labels.get("route")): sample.value
+        for family in text_string_to_metric_families(pushed[-1])
+        for sample in family.samples
+    }
+    route = "ai/v1/chat/completions"
+    assert samples["loadtest_requests_total", "ok", route] == 20
+    assert samples["loadtest_time_to_first_token_seconds_count", None, route] == 20
 
 
 async def test_the_rate_of_an_open_loop_changes_on_the_way() -> None:
@@ -322,6 +331,35 @@ async def test_ttft_is_split_by_the_servers_own_metrics() -> None:
     assert split["engine_ttft_ms"] == pytest.approx(summary["service_ttft_ms"]["mean"], abs=30)
     assert split["queue_ms"] > 30  # two of four wait for the others
     assert split["queue_ms"] + split["other_ms"] == pytest.approx(split["engine_ttft_ms"], abs=0.1)
+
+
+METRICS = """# TYPE vllm:time_to_first_token_seconds histogram
+vllm:time_to_first_token_seconds_bucket{le="0.1",replica="0"} 7
+vllm:time_to_first_token_seconds_sum{engine="0",replica="0"} 2.0
+vllm:time_to_first_token_seconds_count{engine="0",replica="0"} 10
+vllm:time_to_first_token_seconds_sum{engine="0",replica="1"} 1.0
+vllm:time_to_first_token_seconds_count{engine="0",replica="1"} 10
+vllm:request_queue_time_seconds_sum 0.4
+vllm:request_queue_time_seconds_count 20
+vllm:request_prefill_time_seconds_sum 2.0
+vllm:request_prefill_time_seconds_count 20
+serving_time_to_first_token_seconds_sum{route="run",replica="0"} 3.6
+serving_time_to_first_token_seconds_count{route="run",replica="0"} 20
+serving_queue_seconds_sum{replica="0"} 0.2
+serving_queue_seconds_count{replica="0"} 20
+"""
+
+
+def test_every_part_that_the_server_tells_has_its_share_of_ttft() -> None:
+    split = scrape.split({}, scrape.parse(METRICS), 185.0)
+    assert split["engine_ttft_ms"] == 150
+    told = {"network": 5, "admission": 10, "proxy": 20, "queue": 20, "prefill": 100, "other": 30}
+    assert {name: split[f"{name}_ms"] for name in told} == told
+    assert sum(told.values()) == 185
+    assert split["vision_ms"] is None
+    # What was counted before the run does not count.
+    twice = scrape.parse(METRICS.replace(" 20\n", " 40\n").replace(" 0.4\n", " 1.2\n"))
+    assert scrape.split(scrape.parse(METRICS), twice, 1.0)["queue_ms"] == 40
 
 
 async def test_metrics_that_cannot_be_read_stop_the_run_before_it_begins(loadtest: Command) -> None:

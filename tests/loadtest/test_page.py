@@ -52,8 +52,8 @@ async def test_the_page_starts_stops_and_changes_the_load() -> None:
             await asyncio.sleep(0.6)
             assert (await state())["live"]["in_flight"] == 6
             metrics = (await client.get(f"{base}/metrics")).text
-            assert 'loadtest_requests_total{tenant="default",outcome="ok"}' in metrics
-            assert 'loadtest_ttft_seconds_bucket{tenant="default",le="+Inf"}' in metrics
+            assert 'loadtest_requests_total{tenant="default",account="a"' in metrics
+            assert 'loadtest_time_to_first_token_seconds_bucket{tenant="default"' in metrics
             assert (await post("load", users=0)).status_code == 400
             assert (await post("load", rate="5")).status_code == 400
             assert (await client.post(f"{base}/stop")).status_code == 415

@@ -114,7 +114,7 @@ async def test_workers_are_watched_changed_and_stopped_as_one(tmp_path: Path) ->
         run.controls.change(users=6)
         await until(run, 3.9)
         seen.append(snapshot(run))
-        assert 'loadtest_requests_total{tenant="default",outcome="ok"}' in exposition(run)
+        assert 'loadtest_requests_total{tenant="default",account="a"' in exposition(run)
         run.controls.stop.set()
 
     async with mocked(ttft=0.05) as server:
