@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import os
 import random
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -215,6 +217,21 @@ async def test_an_invalid_run_is_no_comparison(loadtest: Command) -> None:
     assert (done.status, "B in block 1: INVALID" in done.err) == (3, True), done.err
 
 
+async def test_a_report_without_numpy_says_the_same(loadtest: Command, tmp_path: Path) -> None:
+    with Writer(tmp_path / "r.jsonl") as writer:
+        for record in records():
+            writer(record)
+    assert (await loadtest("report", "r.jsonl", "--json", "with.json")).status == 0
+    (tmp_path / "numpy.py").write_text("raise ImportError")
+    assert (await loadtest("report", "r.jsonl", "--json", "without.json")).status == 0
+    quick, plain = read_json(tmp_path / "with.json"), read_json(tmp_path / "without.json")
+    for figures in (quick, plain):
+        del figures["output_tokens_per_second_ci95"]  # sums of floats in another order
+    assert quick == plain
+    fit = await loadtest("fit", "r.jsonl", "--out", "m.json")
+    assert (fit.status, "needs numpy" in fit.err) == (2, True), fit.err
+
+
 async def test_records_say_what_the_run_said(loadtest: Command, tmp_path: Path) -> None:
     async with mocked() as server:
         scenario = server.scenario(load={"rate": "50"}, duration=2)
@@ -309,6 +326,38 @@ async def test_metrics_are_pushed_to_a_gateway(workers: str, loadtest: Command) 
     route = "ai/v1/chat/completions"
     assert samples["loadtest_requests_total", "ok", route] == 20
     assert samples["loadtest_time_to_first_token_seconds_count", None, route] == 20
+
+
+async def test_a_terminal_shows_the_run_while_it_goes(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    async with mocked() as server:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "loadtest", "run", "--url", server.target()["url"]),
+            *("--concurrency", "2", "--duration", "2.5", "--calibration", "0", "--max-tokens", "4"),
+            cwd=Path(__file__).parents[2],
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        )
+        os.close(theirs)
+        shown = await asyncio.to_thread(_all_of, ours)
+        await process.wait()
+    assert "2 in flight" in shown
+    for column in ("tenant", "requests", "errors", "tokens", "TTFT p95 ms", "ITL p95 ms"):
+        assert column in shown
+    assert "default" in shown
+
+
+def _all_of(terminal: int) -> str:
+    """What is written to it until the other side is closed."""
+    found = b""
+    try:
+        while more := os.read(terminal, 65536):
+            found += more
+    except OSError:  # so Linux says that it is
+        pass
+    os.close(terminal)
+    return found.decode(errors="replace")
 
 
 async def test_the_rate_of_an_open_loop_changes_on_the_way() -> None:
