@@ -32,7 +32,7 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: .venv/.project .venv/.dev .venv/.node .venv/.prometheus
+test: .venv/.project .venv/.dev .venv/.node .venv/.prometheus .venv/.chromium
 	$(BIN)/pytest
 
 test-slow: .venv/.project .venv/.dev .venv/.node
@@ -73,6 +73,16 @@ $(BIN)/python:
 	@cd .venv && if apt-get download prometheus >/dev/null 2>&1 && dpkg -x prometheus_*.deb prometheus; \
 	  then rm prometheus_*.deb; \
 	  else echo "no Debian package prometheus: the tests of the alert rules will be skipped"; fi
+	@touch $@
+
+# Chromium and whatever of its libraries this machine has not, in the same way.
+CHROMIUM := $(CURDIR)/.venv/chromium
+.venv/.chromium: | $(BIN)/python
+	@mkdir -p $(CHROMIUM)/debs/partial && if apt-get install --download-only -qq -y --no-install-recommends \
+	  -o Debug::NoLocking=1 -o Dir::Cache::archives=$(CHROMIUM)/debs chromium >/dev/null 2>&1 && \
+	  find $(CHROMIUM)/debs -name '*.deb' -exec dpkg -x {} $(CHROMIUM) ';'; \
+	  then rm -r $(CHROMIUM)/debs; \
+	  else echo "no Debian package chromium: the test of the live page will be skipped"; fi
 	@touch $@
 
 .venv/.project: pyproject.toml .venv/.packages

@@ -34,6 +34,9 @@ class Actors(Protocol):
     def prepare(self, depth: int) -> list[Coroutine[None, None, None]]:
         """Draw what `depth` beginnings at once need; what is to run beside the load."""
 
+    def skip(self, count: int) -> None:
+        """The first visits are left out: a lost worker was to make them."""
+
     async def user(self, number: int, begin: float, more: More, deadline: Deadline) -> None:
         """One user of a closed loop, as long as there is to be more."""
 
@@ -54,15 +57,17 @@ def seat(number: int, shares: list[float]) -> int:
 class Tenants:
     """The scenario's tenants, with their distributions."""
 
-    def __init__(self, scenario: Scenario, wire: Wire, run: str, index: int, count: int) -> None:
+    def __init__(
+        self, scenario: Scenario, wire: Wire, run: str, name: str, index: int, count: int
+    ) -> None:
         self._wire = wire
         self._shares = [tenant.share for tenant in scenario.tenants]
         self._desks = []
         for tenant in scenario.tenants:
-            author = Author(tenant.workload(), f"{scenario.seed}/{tenant.name}/{index}", run)
+            author = Author(tenant.workload(), f"{scenario.seed}/{tenant.name}/{name}", run)
             self._desks.append(Desk(tenant, Identity.of(tenant, scenario.target), author))
         self._place = index, count
-        self._mix = random.Random(f"mix {scenario.seed} {index}")
+        self._mix = random.Random(f"mix {scenario.seed} {name}")
         planned = [each.planned_hits for each in self._desks if each.planned_hits is not None]
         self.planned_hits = sum(planned) / len(planned) if planned else None
 
@@ -71,6 +76,9 @@ class Tenants:
         for desk in self._desks:
             desk.fill(depth)
         return [desk.keep_filled(depth) for desk in self._desks]
+
+    def skip(self, count: int) -> None:
+        """See `Actors`. What is asked is drawn anew."""
 
     async def user(self, number: int, begin: float, more: More, deadline: Deadline) -> None:
         """See `Actors`. Each dialogue is due when the one before has ended."""
@@ -100,7 +108,14 @@ class Classes:
     planned_hits: float | None = None
 
     def __init__(
-        self, crew: Crew, scenario: Scenario, wire: Wire, run: str, index: int, count: int
+        self,
+        crew: Crew,
+        scenario: Scenario,
+        wire: Wire,
+        run: str,
+        name: str,
+        index: int,
+        count: int,
     ) -> None:
         self._classes, self._wire = crew.users, wire
         self._shares = [float(each.weight) for each in crew.users]
@@ -110,14 +125,17 @@ class Classes:
         for each in crew.users:
             if each.tenant is not None and each.tenant not in self._identities:
                 raise UsageError(f"{each.__name__} is of an unknown tenant {each.tenant!r}")
-        self._name = f"{run} {scenario.seed} {index}"
+        self._name = f"{run} {scenario.seed} {name}"
         self._place = index, count
-        self._mix = random.Random(f"mix {scenario.seed} {index}")
+        self._mix = random.Random(f"mix {scenario.seed} {name}")
         self._made = 0
 
     def prepare(self, depth: int) -> list[Coroutine[None, None, None]]:
         """See `Actors`."""
         return []
+
+    def skip(self, count: int) -> None:
+        """See `Actors`. Users are no different from each other."""
 
     async def user(self, number: int, begin: float, more: More, deadline: Deadline) -> None:
         """See `Actors`."""
@@ -157,6 +175,11 @@ class Replay:
         """See `Actors`."""
         self._draw()
         return []
+
+    def skip(self, count: int) -> None:
+        """See `Actors`."""
+        for _ in range(count):
+            self._draw()
 
     async def user(self, number: int, begin: float, more: More, deadline: Deadline) -> None:
         """A trace has no users.

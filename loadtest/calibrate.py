@@ -13,9 +13,10 @@ from pydantic import SecretStr
 
 from loadtest.client import Exchange
 from loadtest.core import RunError
+from loadtest.going import Share
 from loadtest.histogram import Histogram
 from loadtest.instrument import Measured
-from loadtest.runner import Run, Share
+from loadtest.runner import Run
 from loadtest.scenario import Load, Scenario, Target, Tenant
 from loadtest.series import total
 from loadtest.summary import quantiles

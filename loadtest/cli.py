@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from loadtest import answers, console, jobs, options, outcome, planning, text
+from loadtest import answers, console, options, outcome, planning, text, versus
 from loadtest.core import RunError, UsageError
 from loadtest.distributions import Distribution
 from loadtest.expressions import seconds
+from loadtest.going import Controls, Going
 from loadtest.instrument import Measured
+from loadtest.means import Maker, Means
 from loadtest.records import Writer
-from loadtest.runner import Controls, Run
 from loadtest.scenario import Scenario
 from loadtest.summary import curves, timeline
-from loadtest.wire import Observer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (answers.search, answers.sweep, answers.compare, answers.report):
+for command in (answers.search, answers.sweep, versus.compare, answers.report):
     app.command()(command)
 for foretelling in (planning.fit, planning.simulate, planning.plan):
     app.command()(foretelling)
@@ -36,39 +37,22 @@ def _root() -> None:
 
 
 @app.command()
+@options.spelled_out
 def run(
+    *,
     file: Annotated[Path | None, typer.Argument(help="Scenario (YAML) or users (Python)")] = None,
     url: options.Url = None,
-    token: options.Token = None,
-    api: options.Api = None,
-    account: options.Account = None,
-    model: options.Model = None,
-    concurrency: Annotated[int | None, typer.Option(help="Users, in a closed loop")] = None,
-    rate: Annotated[
-        str | None,
-        typer.Option(
-            help="Requests/s, in an open loop: 10, ramp(1, 20), "
-            "steps(5, 10), spike(5, 50), sine(5, 20, 60)"
-        ),
-    ] = None,
+    concurrency: options.Concurrency = None,
+    rate: options.Rate = None,
     arrivals: Annotated[str | None, typer.Option(help="poisson, constant or gamma(cv)")] = None,
     duration: options.Duration = None,
     requests: Annotated[int | None, typer.Option(help="Stop after so many dialogues")] = None,
-    max_tokens: options.MaxTokens = None,
-    prompt_tokens: options.PromptTokens = None,
-    image: options.Image = None,
-    stream: Annotated[bool | None, typer.Option("--stream/--no-stream")] = None,
-    slo: options.Slo = None,
-    seed: options.Seed = None,
     ramp: Annotated[float | None, typer.Option(help="Seconds in which the users start")] = None,
     limit: Annotated[int | None, typer.Option(help="Most requests in flight")] = None,
-    timeout: options.Timeout = None,
-    transport: options.Transport = None,
-    insecure: options.Insecure = None,
-    metrics: options.Metrics = None,
+    asked: options.Asked,
     calibration: options.Calibration = 1.0,
     json: options.Json = None,
-    records: Annotated[Path | None, typer.Option(help="Write a line for each request")] = None,
+    records: options.Records = None,
     html: options.Html = None,
     csv: options.Csv = None,
     junit: Annotated[Path | None, typer.Option(help="Write objectives as test cases")] = None,
@@ -90,50 +74,27 @@ def run(
     if concurrency or rate:  # a file's own kind of load makes room
         given = {"concurrency": None, "rate": None, "trace": None, **given}
     with console.reported():
-        tenant = options.tenant(max_tokens, prompt_tokens, image, stream)
-        scenario = options.scenario(
-            file,
-            {
-                "target": options.target(
-                    url=url,
-                    token=token,
-                    api=api,
-                    account=account,
-                    model=model,
-                    timeout=timeout,
-                    transport=transport,
-                    insecure=insecure,
-                    metrics=metrics,
-                ),
-                "load": given,
-                "duration": duration,
-                "requests": requests,
-                "slo": slo,
-                "seed": seed,
-                "tenants": [tenant] if tenant else None,
-            },
-        )
-        how = (workers, ray, web, headless, push)
-        summary, measured = _conducted(scenario, calibration, records, how)
+        scenario = asked.scenario(file, url, load=given, duration=duration, requests=requests)
+        how = _How(Means(workers, ray), calibration, web, headless, push)
+        summary, measured = _conducted(scenario, records, how)
         _deliver(summary, measured, {"json": json, "html": html, "csv": csv, "junit": junit})
     raise typer.Exit(outcome.exit_code(summary))
 
 
 @app.command()
+@options.spelled_out
 def quick(
+    *,
     url: Annotated[str, typer.Option(help="Base URL: .../client/v4 or .../v1")],
-    token: options.Token = None,
-    api: options.Api = None,
-    account: options.Account = None,
-    model: options.Model = None,
+    asked: options.Asked,
     json: options.Json = None,
 ) -> None:
     """A useful answer in a minute, with nothing but a URL: 1, 4 and 16 users for 15 s each."""
     from loadtest.quick import answer
 
     with console.reported():
-        target = options.target(url=url, token=token, api=api, account=account, model=model)
-        result, lines = console.loop(answer(target))
+        scenario = asked.scenario(None, url, load={"concurrency": 1}, duration=15)
+        result, lines = console.loop(answer(scenario, console.say))
         print("\n".join(lines))
         if json:
             console.write_json(json, result)
@@ -177,8 +138,10 @@ def mock(
 @app.command(hidden=True)
 def worker() -> None:
     """One process of a run; a job on stdin."""
+    from loadtest import processes
+
     with console.reported():
-        console.loop(jobs.worker())
+        console.loop(processes.worker())
 
 
 @app.command()
@@ -187,76 +150,69 @@ def schema() -> None:
     print(msgspec.json.format(msgspec.json.encode(Scenario.model_json_schema())).decode())
 
 
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How a run is done and watched."""
+
+    means: Means
+    calibration: float
+    web: int | None
+    headless: bool
+    push: str | None
+
+
 def _conducted(
-    scenario: Scenario,
-    calibration: float,
-    records: Path | None,
-    how: tuple[int, str | None, int | None, bool, str | None],
+    scenario: Scenario, records: Path | None, how: _How
 ) -> tuple[dict[str, Any], Measured]:
-    """In this process, or by as many workers as are wanted."""
-    workers, cluster, port, headless, push = how
-    if workers > 1 or cluster:
-        many = _many(scenario, workers, cluster, records)
-        return console.loop(outcome.measure(scenario, many, calibration))
-    with ExitStack() as stack:
-        observers: list[Observer] = [stack.enter_context(Writer(records))] if records else []
-        if port is not None:
-            return console.loop(_on_page(scenario, observers, calibration, port))
-        return console.loop(_alone(scenario, observers, calibration, headless, push))
+    if records is None:
+        return console.loop(_carried_out(scenario, None, how))
+    with Writer(records) as writer:
+        return console.loop(_carried_out(scenario, writer, how))
 
 
-def _many(
-    scenario: Scenario, workers: int, cluster: str | None, records: Path | None
-) -> Callable[[], Awaitable[Measured]]:
-    name = outcome.new_run()
-    if cluster is None:
-        return lambda: jobs.on_processes(scenario, name, workers, records)
-    if records:
-        raise UsageError("records stay on the nodes of a cluster; leave --records out")
-    from loadtest.swarm import on_ray  # Ray is slow to import, and need not be there
-
-    count = workers if workers > 1 else None
-    return lambda: asyncio.to_thread(on_ray, scenario, name, count, cluster)
-
-
-async def _alone(
-    scenario: Scenario,
-    observers: list[Observer],
-    calibration: float,
-    headless: bool,
-    push: str | None,
+async def _carried_out(
+    scenario: Scenario, writer: Writer | None, how: _How
 ) -> tuple[dict[str, Any], Measured]:
-    controls, drawing = Controls(), []
-    console.on_interrupt(controls.stop.set)
+    async with how.means.ready(writer) as make:
+        if how.web is not None:
+            return await _on_page(scenario, make, how, how.web)
+        controls = Controls()
+        console.on_interrupt(controls.stop.set)
+        run = make(scenario, controls)
+        on_terminal = not how.headless and sys.stderr.isatty()
+        async with _watched(lambda: run, on_terminal, how.push):
+            return await outcome.measure(scenario, run.execute, how.calibration)
 
-    def watch(run: Run) -> None:
-        if not headless and sys.stderr.isatty():
-            from loadtest.live import on_terminal
 
-            drawing.append(asyncio.create_task(on_terminal(run)))
-        if push:
-            from loadtest.live import to_gateway  # httpx is slow to import
+@asynccontextmanager
+async def _watched(
+    run: Callable[[], Going | None], on_terminal: bool, push: str | None
+) -> AsyncIterator[None]:
+    watchers: list[Coroutine[Any, Any, None]] = []
+    if on_terminal or push:
+        from loadtest import live  # rich and httpx are slow to import
 
-            drawing.append(asyncio.create_task(to_gateway(run, push)))
-
+        watchers += [live.on_terminal(run)] if on_terminal else []
+        watchers += [live.to_gateway(run, push)] if push else []
+    tasks = [asyncio.create_task(each) for each in watchers]
     try:
-        return await outcome.conduct(scenario, observers, controls, calibration, watch)
+        yield
     finally:
-        for task in drawing:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*drawing, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _on_page(
-    scenario: Scenario, observers: list[Observer], calibration: float, port: int
+    scenario: Scenario, make: Maker, how: _How, port: int
 ) -> tuple[dict[str, Any], Measured]:
     """Runs are started and stopped on the page; Ctrl-C ends with the last one's summary."""
     from loadtest.web import Desk, serving
 
-    desk, over = Desk(scenario, observers, calibration), asyncio.Event()
+    desk, over = Desk(scenario, make, how.calibration), asyncio.Event()
     console.on_interrupt(over.set)
     try:
-        async with serving(desk, port) as found:
+        async with serving(desk, port) as found, _watched(lambda: desk.run, False, how.push):
             console.say(f"loadtest: http://127.0.0.1:{found}")
             await over.wait()
             if desk.run:
@@ -271,7 +227,7 @@ async def _on_page(
 
 def _deliver(summary: dict[str, Any], measured: Measured, files: dict[str, Path | None]) -> None:
     """The answer on stdout, and the files that were asked for."""
-    from loadtest import report
+    from loadtest import html, report
 
     print("\n".join(text.lines(summary)))
     if file := files["json"]:
@@ -281,7 +237,7 @@ def _deliver(summary: dict[str, Any], measured: Measured, files: dict[str, Path 
     if file := files["junit"]:
         report.write(file, report.junit(summary))
     if file := files["html"]:
-        report.write(file, report.html(summary, timeline(measured), curves(measured)))
+        report.write(file, html.page(summary, timeline(measured), curves(measured)))
 
 
 def _times(text: str) -> Distribution:

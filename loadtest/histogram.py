@@ -13,20 +13,20 @@ from typing import Any
 
 import msgspec
 
-_BITS = 10
+PRECISION = 10  # bits of mantissa that tell buckets apart
 _PENDING = 1 << 14
 
 
 def _key(value: int) -> int:
     """The bucket of a value in µs: exponent and 10 bits of mantissa."""
-    shift = max(0, value.bit_length() - _BITS - 1)
-    return (shift << _BITS) + (value >> shift)
+    shift = max(0, value.bit_length() - PRECISION - 1)
+    return (shift << PRECISION) + (value >> shift)
 
 
 def _low(key: int) -> int:
     """The least value of a bucket. Values below 2^11 have buckets of their own."""
-    shift = max(0, (key >> _BITS) - 1)
-    return (key - (shift << _BITS)) << shift
+    shift = max(0, (key >> PRECISION) - 1)
+    return (key - (shift << PRECISION)) << shift
 
 
 class Histogram(msgspec.Struct):
@@ -68,6 +68,18 @@ class Histogram(msgspec.Struct):
             self.sum += value * times
         pending.clear()
         return self
+
+    def merge(self, other: Histogram) -> None:
+        """Add everything of another."""
+        if not other.count:
+            return
+        buckets = self.fold().buckets
+        for key, times in other.buckets.items():
+            buckets[key] = buckets.get(key, 0) + times
+        self.least = min(self.least, other.least) if self.folded else other.least
+        self.most = max(self.most, other.most)
+        self.folded += other.folded
+        self.sum += other.sum
 
     @property
     def count(self) -> int:
@@ -134,12 +146,5 @@ def merged(parts: Iterable[Histogram]) -> Histogram:
     """The histogram of everything in `parts`."""
     whole = Histogram(buckets={})
     for part in parts:
-        if not part.count:
-            continue
-        for key, times in part.buckets.items():
-            whole.buckets[key] = whole.buckets.get(key, 0) + times
-        whole.least = min(whole.least, part.least) if whole.folded else part.least
-        whole.most = max(whole.most, part.most)
-        whole.folded += part.folded
-        whole.sum += part.sum
+        whole.merge(part)
     return whole

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,8 @@ class Measured(msgspec.Struct, kw_only=True):
     """A finished run, or one worker's part of it: mergeable, and JSON on the way home.
 
     `window` is the time in which requests were due; `offered` the requests due in it (open loop)
-    or the users (closed loop).
+    or the seconds that users were to be there (closed loop), of which `missed` nobody was: lost
+    workers. Of `lost` workers, `replaced` had others take over.
     """
 
     series: Series
@@ -44,6 +42,8 @@ class Measured(msgspec.Struct, kw_only=True):
     planned_hits: float | None = None
     workers: int = 1
     lost: int = 0
+    replaced: int = 0
+    missed: float = 0.0
     stopped: bool = False
 
     def merge(self, other: Measured) -> None:
@@ -62,6 +62,7 @@ class Measured(msgspec.Struct, kw_only=True):
         self.lag = merged((self.lag, other.lag))
         self.parsing = merged((self.parsing, other.parsing))
         self.workers += other.workers
+        self.missed += other.missed
         self.stopped = self.stopped or other.stopped
 
     def fold(self) -> Measured:
@@ -72,26 +73,27 @@ class Measured(msgspec.Struct, kw_only=True):
         return self
 
 
-@dataclass(slots=True)
 class Meter:
-    """The event loop's lag and the CPU time of this process, while it runs."""
+    """The event loop's lag and the CPU time of this process, from now on until stopped."""
 
-    lag: Histogram
-    cpu: float = 0.0
-    wall: float = 0.0
+    def __init__(self) -> None:
+        self.lag = Histogram(buckets={})
+        self._cpu, self._began = time.process_time(), clock()
+        self._task = asyncio.create_task(self._tick())
 
-    @classmethod
-    @asynccontextmanager
-    async def running(cls) -> AsyncIterator[Meter]:
-        """Measures until left."""
-        meter = cls(Histogram(buckets={}))
-        task = asyncio.create_task(meter._tick())
-        cpu, wall = time.process_time(), clock()
-        try:
-            yield meter
-        finally:
-            meter.cpu, meter.wall = time.process_time() - cpu, clock() - wall
-            task.cancel()
+    @property
+    def cpu(self) -> float:
+        """Seconds."""
+        return time.process_time() - self._cpu
+
+    @property
+    def wall(self) -> float:
+        """Seconds."""
+        return max(1e-9, clock() - self._began)
+
+    def stop(self) -> None:
+        """No more looks at the loop."""
+        self._task.cancel()
 
     async def _tick(self) -> None:
         while True:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 
-from loadtest.histogram import Histogram, merged
+from loadtest.histogram import Histogram
 
 _RESAMPLES = 400
 
@@ -21,6 +22,12 @@ def resampled_blocks(count: int, rng: random.Random) -> list[int]:
     return indices[:count]
 
 
+@lru_cache(maxsize=1)  # all intervals of a run are of the same blocks
+def _resamples(count: int) -> list[list[int]]:
+    rng = random.Random(count)
+    return [resampled_blocks(count, rng) for _ in range(_RESAMPLES)]
+
+
 def ratio_interval(
     tops: Sequence[float], bottoms: Sequence[float], level: float = 0.95
 ) -> tuple[float, float] | None:
@@ -30,10 +37,8 @@ def ratio_interval(
     """
     if sum(1 for b in bottoms if b) < 5:
         return None
-    rng = random.Random(len(tops))
     found = []
-    for _ in range(_RESAMPLES):
-        chosen = resampled_blocks(len(tops), rng)
+    for chosen in _resamples(len(tops)):
         below = sum(bottoms[i] for i in chosen)
         if below:
             found.append(sum(tops[i] for i in chosen) / below)
@@ -41,12 +46,12 @@ def ratio_interval(
 
 
 def quantile_interval(
-    blocks: Sequence[Histogram], share: float, level: float = 0.95
+    whole: Histogram, blocks: Sequence[Histogram], share: float, level: float = 0.95
 ) -> tuple[float, float] | None:
-    """Interval of a quantile, in seconds (Woodruff): the bootstrap's interval of the share below
-    the quantile, carried back through the distribution. `None` where there is too little to say.
+    """Interval of a quantile of `whole`, which its blocks add up to, in seconds (Woodruff): the
+    bootstrap's interval of the share below the quantile, carried back through the distribution.
+    `None` where there is too little to say.
     """
-    whole = merged(blocks)
     point = whole.quantile(share)
     counts = [float(block.count) for block in blocks]
     above = [block.share_above(point) * block.count for block in blocks]
@@ -100,26 +105,6 @@ def drift(values: Sequence[float]) -> float:
         for j in range(i + 1, count)
     )
     return score / math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
-
-
-def bootstrap(
-    pairs: Sequence[tuple[float, float]],
-    statistic: Callable[[Sequence[float]], float],
-    level: float = 0.95,
-) -> tuple[float, float, float]:
-    """Interval of statistic(second) / statistic(first), by resampling stretches of pairs; and the
-    standard error of its logarithm."""
-    rng = random.Random(len(pairs))
-    found = []
-    for _ in range(_RESAMPLES):
-        chosen = resampled_blocks(len(pairs), rng)
-        before = statistic([pairs[i][0] for i in chosen])
-        if before > 0:
-            found.append(statistic([pairs[i][1] for i in chosen]) / before)
-    logs = [math.log(each) for each in found if each > 0]
-    mean = sum(logs) / len(logs)
-    error = math.sqrt(sum((each - mean) ** 2 for each in logs) / max(1, len(logs) - 1))
-    return *_percentiles(found, level), error
 
 
 def _percentiles(values: list[float], level: float) -> tuple[float, float]:

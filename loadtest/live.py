@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -11,19 +12,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from loadtest.client import clock
-from loadtest.runner import Run
+from loadtest.exposition import exposition
+from loadtest.going import Going
 from loadtest.series import Tally, total
 
 _RECENT = 5.0  # seconds that "now" means
 _EVERY = 0.5
 _PUSHED = 5.0
-_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-def snapshot(run: Run) -> dict[str, Any]:
+def snapshot(run: Going) -> dict[str, Any]:
     """The last seconds and the whole, of all and of each tenant."""
-    series, elapsed = run.series, max(1e-9, clock() - run.wire.began)
+    series, elapsed = run.series, max(1e-9, run.elapsed)
     first = max(0, int((elapsed - _RECENT) / series.width))
     span = max(series.width, elapsed - first * series.width)
     tokens = sum(series.tokens[first:])
@@ -33,7 +33,7 @@ def snapshot(run: Run) -> dict[str, Any]:
     }
     return {
         "elapsed": round(elapsed, 1),
-        "in_flight": run.wire.inflight,
+        "in_flight": run.in_flight,
         "tokens_per_second": round(tokens / span, 1),
         "tenants": tenants,
         "now": _figures(total(t for each in series.blocks.values() for t in each[first:])),
@@ -50,11 +50,12 @@ def _figures(tally: Tally) -> dict[str, Any]:
     }
 
 
-async def on_terminal(run: Run) -> None:
+async def on_terminal(run: Callable[[], Going | None]) -> None:
     """Draw until cancelled."""
     with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
         while True:
-            live.update(_table(snapshot(run)), refresh=True)
+            if going := run():
+                live.update(_table(snapshot(going)), refresh=True)
             await asyncio.sleep(_EVERY)
 
 
@@ -72,11 +73,11 @@ def _table(shown: dict[str, Any]) -> Table:
     return table
 
 
-async def to_gateway(run: Run, url: str) -> None:
+async def to_gateway(run: Callable[[], Going | None], url: str) -> None:
     """Push to a Prometheus Pushgateway until cancelled, and once more then.
 
     `url` is that of the group: `http://host:9091/metrics/job/loadtest`. A gateway that does not
-    answer is no reason to end a run.
+    answer is no reason to end a run. `run` tells which is going, if any.
     """
     async with httpx.AsyncClient(timeout=2) as client:
         while True:
@@ -84,34 +85,4 @@ async def to_gateway(run: Run, url: str) -> None:
                 await asyncio.sleep(_PUSHED)
             finally:
                 with suppress(httpx.HTTPError):
-                    await client.put(url, content=exposition(run))
-
-
-def exposition(run: Run | None) -> str:
-    """The run so far in Prometheus's text format."""
-    lines: list[str] = []
-    tenants = run.series.blocks if run else {}
-    for name, tallies in tenants.items():
-        whole, label = total(tallies), f'tenant="{name}"'
-        for kind, count in {"ok": whole.requests - whole.failed, **whole.errors}.items():
-            lines.append(f'loadtest_requests_total{{{label},outcome="{kind}"}} {count}')
-        lines.append(f"loadtest_output_tokens_total{{{label}}} {whole.output_tokens}")
-        lines.append(f"loadtest_prompt_tokens_total{{{label}}} {whole.prompt_tokens}")
-        for quantity in ("ttft", "itl", "e2e"):
-            lines += _histogram(f"loadtest_{quantity}_seconds", label, getattr(whole, quantity))
-    lines.append(f"loadtest_requests_in_flight {run.wire.inflight if run else 0}")
-    return "\n".join(lines) + "\n"
-
-
-def _histogram(name: str, label: str, histogram: Any) -> list[str]:
-    count = histogram.count
-    lines = [
-        f'{name}_bucket{{{label},le="{limit}"}} {round(count * (1 - histogram.share_above(limit)))}'
-        for limit in _BUCKETS
-    ]
-    lines.append(f'{name}_bucket{{{label},le="+Inf"}} {count}')
-    return [
-        *lines,
-        f"{name}_sum{{{label}}} {histogram.total / 1e6}",
-        f"{name}_count{{{label}}} {count}",
-    ]
+                    await client.put(url, content=exposition(run()))

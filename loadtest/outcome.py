@@ -10,8 +10,9 @@ from typing import Any
 
 from loadtest.calibrate import calibrate
 from loadtest.core import RunError
+from loadtest.going import Controls, Share
 from loadtest.instrument import Measured, loop_name, machine
-from loadtest.runner import Controls, Run, Share
+from loadtest.runner import Run
 from loadtest.scenario import Scenario
 from loadtest.series import total
 from loadtest.slo import Objective, parse
@@ -27,17 +28,10 @@ async def conduct(
     observers: Sequence[Observer] = (),
     controls: Controls | None = None,
     calibration: float = 1.0,
-    watch: Callable[[Run], None] | None = None,
 ) -> tuple[dict[str, Any], Measured]:
-    """Run in this process; `calibration` are its seconds, 0 for none. `watch` is shown the run."""
-
-    async def run() -> Measured:
-        one = Run(scenario, Share(new_run()), list(observers), controls)
-        if watch:
-            watch(one)
-        return await one.execute()
-
-    return await measure(scenario, run, calibration)
+    """Run in this process; `calibration` are its seconds, 0 for none."""
+    run = Run(scenario, Share(new_run()), list(observers), controls)
+    return await measure(scenario, run.execute, calibration)
 
 
 async def measure(
@@ -115,6 +109,7 @@ def _checked(each: Objective, summary: dict[str, Any], tenant: str | None) -> di
         "tenant": tenant,
         "value": each.value(summary),
         "limit": each.limit,
+        "unit": each.unit,
         "met": each.met(summary),
     }
 
@@ -129,6 +124,7 @@ def _instrument(
         "transport": scenario.target.transport,
         "workers": measured.workers,
         "lost_workers": measured.lost,
+        "replaced_workers": measured.replaced,
         "event_loop_lag_ms": quantiles(measured.lag),
         "stamp_to_parse_ms": quantiles(measured.parsing),
         "connections_opened": measured.opened,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,9 +47,9 @@ def fit(
 ) -> None:
     """A model of one replica from the records of runs at a few loads, with its errors."""
     from loadtest.expressions import seconds
-    from loadtest.planner.fit import fit as fit_runs  # numpy is slow to import
 
     with console.reported():
+        fit_runs = _fitting()
         tiles_of = _tiles(scenario, tiles or [], tile_pixels)
         found = fit_runs(
             [_read(file) for file in files],
@@ -224,8 +224,21 @@ def _told(summary: dict[str, Any]) -> list[str]:
     ]
 
 
+def _fitting() -> Callable[..., Replica]:
+    """numpy is slow to import, and need not be there.
+
+    Raises:
+        UsageError: it is not.
+    """
+    try:
+        from loadtest.planner.fit import fit as fit_runs
+    except ImportError as error:
+        raise UsageError("fit needs numpy: pip install '.[loadtest,plan]'") from error
+    return fit_runs
+
+
 def _read(file: Path) -> Sequence[Record]:
-    return list(read(file)) if file.suffix == ".jsonl" else logs.read(file)
+    return list(read(file)) if file.suffix in (".jsonl", ".parquet") else logs.read(file)
 
 
 def _tiles(scenario: Path | None, given: list[str], tile: int) -> dict[str, int]:

@@ -1,13 +1,12 @@
-"""Files that say what a run found: one HTML page with its plots, CSV, JUnit."""
+"""Files that say what a run found: CSV, JUnit; and the summary of a file of records."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from html import escape
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,14 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 
-from loadtest.core import UsageError
+from loadtest.core import Record, UsageError
 from loadtest.instrument import Measured
-from loadtest.plots import lines_plot
-from loadtest.records import read
+from loadtest.records import blocks
 from loadtest.series import Series
+from loadtest.slo import shown
 from loadtest.summary import curves, summarize, timeline
-from loadtest.text import lines
 
 _LONG = 64 << 20  # bytes of records from which processes are worth their start
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
-pre{background:#f6f6f4;padding:1rem;overflow:auto}
-figure{display:inline-block;margin:0 1rem 1rem 0}
-figcaption{font-weight:600}.VALID{color:#176d33}.SUSPECT{color:#8a5a00}.INVALID{color:#a3161a}
-table{border-collapse:collapse}
-td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:right}
-svg text{font:11px system-ui,sans-serif;fill:#555}
-"""
 
 
 def from_file(path: Path, duration: float | None = None, parts: int = 0) -> dict[str, Any]:
@@ -67,11 +56,26 @@ def _long(path: Path) -> bool:
 
 def _added(path: Path, part: int, parts: int, duration: float | None) -> tuple[Series, float]:
     """What a part of a file adds up to, and its last due time."""
+    add = _adder()
     series, last = Series.over(duration), 0.0
-    for record in read(path, part, parts):
-        series.add(record)
-        last = max(last, record.intended)
+    for records in blocks(path, part, parts):
+        add(series, records)
+        last = max(last, max(record.intended for record in records))
     return series, last
+
+
+def _adder() -> Callable[[Series, Sequence[Record]], None]:
+    """In columns where numpy is, which is heavy and need not be there; else one by one."""
+    try:
+        from loadtest.columns import add
+    except ImportError:
+        return _one_by_one
+    return add
+
+
+def _one_by_one(series: Series, records: Sequence[Record]) -> None:
+    for record in records:
+        series.add(record, not record.error)
 
 
 def _shared(path: Path, parts: int, duration: float | None) -> tuple[Series, float]:
@@ -88,53 +92,6 @@ def _shared(path: Path, parts: int, duration: float | None) -> tuple[Series, flo
 def _packed(path: Path, part: int, parts: int, duration: float | None) -> tuple[bytes, float]:
     series, last = _added(path, part, parts, duration)
     return msgspec.msgpack.encode(series.fold()), last
-
-
-def html(summary: Mapping[str, Any], points: Sequence[Mapping[str, Any]], dist: Any) -> str:
-    """One page without any other file."""
-    title = f"{summary.get('verdict', 'Records')}: load test"
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in summary.get("reasons", ()))
-    text = "\n".join(lines(summary)) if "instrument" in summary else ""
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>"
-        f"<style>{STYLE}</style><h1 class={summary.get('verdict', '')}>{escape(title)}</h1>"
-        f"<p>{escape(str(summary.get('finished', '')))}</p><ul>{reasons}</ul>"
-        f"<pre>{escape(text)}</pre>{_figures(points, dist)}{_table(summary)}</html>"
-    )
-
-
-def _figures(points: Sequence[Mapping[str, Any]], dist: Any) -> str:
-    def over_time(*names: str) -> dict[str, list[tuple[float, float]]]:
-        return {
-            name: [(each["at"], each[name]) for each in points if each[name] is not None]
-            for name in names
-        }
-
-    plots = {
-        "Output tokens per second": (over_time("tokens"), "s", ""),
-        "Time to first token, ms": (over_time("ttft_p50", "ttft_p95"), "s", "ms"),
-        "Between tokens p95, ms": (over_time("itl_p95"), "s", "ms"),
-        "Requests and errors per second": (over_time("requests", "errors"), "s", ""),
-        "Requests in flight": (over_time("in_flight"), "s", ""),
-        **{f"Share of {name} below": ({name: dist[name]}, "ms", "") for name in dist},
-    }
-    return "".join(
-        f"<figure><figcaption>{escape(title)}</figcaption>{lines_plot(*plot)}</figure>"
-        for title, plot in plots.items()
-    )
-
-
-def _table(summary: Mapping[str, Any]) -> str:
-    columns = ("count", "mean", "p50", "p90", "p95", "p99", "max")
-    head = "".join(f"<th>{name}</th>" for name in columns)
-    rows = "".join(
-        f"<tr><th>{escape(key)}</th>"
-        + "".join(f"<td>{'-' if v[c] is None else f'{v[c]:g}'}</td>" for c in columns)
-        + "</tr>"
-        for key, v in summary.items()
-        if key.endswith("_ms") and isinstance(v, Mapping)
-    )
-    return f"<table><tr><th></th>{head}</tr>{rows}</table>"
 
 
 def csv_text(summary: Mapping[str, Any]) -> str:
@@ -161,7 +118,8 @@ def junit(summary: Mapping[str, Any]) -> str:
     cases = [("the run is valid", summary["verdict"] != "INVALID", "; ".join(summary["reasons"]))]
     for each in summary["slo"]:
         name = f"{each['tenant']}: {each['objective']}" if each["tenant"] else each["objective"]
-        cases.append((name, each["met"], f"it was {each['value']}, the limit {each['limit']}"))
+        value, limit = shown(each["value"], each["unit"]), shown(each["limit"], each["unit"])
+        cases.append((name, each["met"], f"it was {value}, the limit {limit}"))
     for name, passed, message in cases:
         case = ET.SubElement(suite, "testcase", classname="loadtest", name=name)
         if not passed:

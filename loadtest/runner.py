@@ -6,17 +6,18 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 
 from loadtest import arrivals
 from loadtest.actors import Actors, Classes, Replay, Tenants
 from loadtest.client import clock
 from loadtest.core import Record, RunError
 from loadtest.desk import until
+from loadtest.events import Events
+from loadtest.going import Controls, Share
 from loadtest.instrument import Measured, Meter
 from loadtest.scenario import Scenario
 from loadtest.series import Series
-from loadtest.slo import Objective, attained, parse
+from loadtest.slo import attained
 from loadtest.traces import Arrival, read
 from loadtest.users import Crew, LoadShape
 from loadtest.wire import Observer, Wire, transport
@@ -24,39 +25,10 @@ from loadtest.wire import Observer, Wire, transport
 _WARM = 1024  # connections opened beforehand, at most
 _LEAD = 0.05  # seconds from being ready to the start
 _STEP = 0.001  # seconds between the starts of users: at once, they would wait for each other
+_IDS = 10**9  # requests that no worker makes: the ids of who takes its place lie beyond
 _LOOK = 0.1  # seconds between looks at what is wanted
 _TICK = 1.0  # seconds between the questions to a shape
 _PATIENCE = 3600.0  # a bounded number of requests comes to an end before so many seconds each
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """This process's part of a run: worker `index` of `count`. `run` names the run, and `start`
-    is when its workers begin, as seconds since the epoch."""
-
-    run: str
-    index: int = 0
-    count: int = 1
-    start: float | None = None
-
-    def of(self, whole: int) -> int:
-        """This worker's part of so many things."""
-        return whole // self.count + (self.index < whole % self.count)
-
-
-@dataclass(slots=True)
-class Controls:
-    """What may change while a run is going. `users` and `rate` override the scenario's."""
-
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-    users: int | None = None
-    rate: str | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def change(self, users: int | None = None, rate: str | None = None) -> None:
-        """Another load from now on."""
-        self.users, self.rate = users or self.users, rate or self.rate
-        self.changed.set()
 
 
 class Run:
@@ -73,7 +45,7 @@ class Run:
         self.controls = controls or Controls()
         self.series = Series.over(scenario.duration)
         self._share = share
-        self._objectives = _objectives(scenario)
+        self._objectives = scenario.objectives()
         self.wire = Wire(
             transport(scenario.target),
             [self._count, *(observers or [])],
@@ -82,21 +54,32 @@ class Run:
             share.index,
             share.count,
         )
+        self._events = Events()
         self._trace: list[Arrival] = []
         self._shape: LoadShape | None = None
         self._actors = self._cast()
-        self._left = share.of(scenario.requests) if scenario.requests else None
+        self.left = share.of(scenario.requests) if scenario.requests else None
+        if share.left is not None:
+            self.left = share.left
         self._tasks: set[asyncio.Task[None]] = set()
+        self._meter: Meter | None = None
+        self._resumed = 0.0
+        self._deadline = float("inf")
+        self._unfinished = 0
         self._wanted = 0
         self._due = 0  # requests due so far and to come, in an open loop
-        self._user_seconds = 0.0
+        self._skipped = 0  # of those, requests that a lost worker was to send
+        self._present: dict[object, float] = {}  # when users came who are there
+        self._user_seconds = 0.0  # of those who are gone
         self._failure: BaseException | None = None
 
     def _cast(self) -> Actors:
         scenario, share = self.scenario, self._share
-        place = share.run, share.index, share.count
+        place = share.run, f"{share.index}" + "'" * share.life, share.index, share.count
         if scenario.users:
             crew = Crew.load(scenario.users)
+            self._events = crew.events
+            self.wire.observers.append(crew.events.requested)
             self._shape = crew.shape() if crew.shape else None
             return Classes(crew, scenario, self.wire, *place)
         trace = scenario.load.trace
@@ -109,30 +92,55 @@ class Run:
     def _count(self, record: Record) -> None:
         self.series.add(record, attained(self._objectives[record.tenant], record))
 
-    async def execute(self) -> Measured:
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return max(0.0, clock() - self.wire.began) if self._meter else 0.0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests being answered."""
+        return self.wire.inflight
+
+    @property
+    def wanted(self) -> int:
+        """Users there should be."""
+        return self._wanted
+
+    async def prepare(self) -> None:
+        """Draw the first requests and open connections, before the start."""
+        depth = self._depth()
+        self._beside = self._actors.prepare(depth)
+        await self.wire.transport.warm(min(depth, _WARM))
+
+    async def execute(self, start: float | None = None, resume: float = 0.0) -> Measured:
         """Do it, and wait for every answer (each has the target's timeout).
+
+        `start` is when all workers begin, in seconds since the epoch; what was due before `resume`
+        seconds after it is left out.
 
         Raises:
             RunError: a user raised an exception.
         """
-        depth = self._depth()
-        beside = self._actors.prepare(depth)
-        await self.wire.transport.warm(min(depth, _WARM))
-        refills = [asyncio.create_task(each) for each in beside]
+        if start is None:
+            await self.prepare()
+        refills = [asyncio.create_task(each) for each in self._beside]
         try:
-            async with Meter.running() as meter:
-                await self._begin()
-                await self._drive()
-                window = min(clock(), self._deadline) - self.wire.began
-                await self._drain()
+            await self._begin(start, resume)
+            self._events.test_start.fire(environment=None)
+            await self._drive()
+            await self._drain()
+            self._events.test_stop.fire(environment=None)
         finally:
             for task in refills:
                 task.cancel()
+            if self._meter:
+                self._meter.stop()
             await self.wire.transport.close()
         if self._failure is not None:
             error = self._failure
             raise RunError(f"a user failed: {type(error).__name__}: {error}") from error
-        return self._measured(meter, window)
+        return self.measured()
 
     def _depth(self) -> int:
         """How many dialogues may have to begin at once."""
@@ -142,13 +150,14 @@ class Run:
         rate = max(r for _, r in arrivals.profile(load.rate, 1.0).knots) if load.rate else 16
         return max(4, int(rate / self._share.count))
 
-    async def _begin(self) -> None:
+    async def _begin(self, start: float | None, resume: float) -> None:
         """Wait for the common start, and set the zero of all times."""
-        start = self._share.start
-        wait = _LEAD if start is None else max(0.0, start - time.time())
+        wait = _LEAD if start is None else start - time.time()
         self.wire.began = clock() + wait
+        self._resumed = resume
         self._deadline = self.wire.began + (self.scenario.duration or float("inf"))
-        await until(self.wire.began)
+        self._meter = Meter()
+        await until(self.wire.began + resume)
 
     async def _drive(self) -> None:
         """Make load until the time is over, it is all done, or somebody stops it."""
@@ -180,9 +189,10 @@ class Run:
     async def _closed(self) -> None:
         """Keep as many users at work as are wanted."""
         load, spawned = self.scenario.load, 0
+        self.wire.first += self._share.life * _IDS * self._share.count
         while True:
             self._wanted = self._share.of(self.controls.users or load.concurrency or 0)
-            now = clock() if spawned else self.wire.began
+            now = clock() if spawned else self.wire.began + self._resumed
             step = _STEP if load.ramp is None else load.ramp / max(1, self._wanted)
             for number in range(self._at_work(), self._wanted):
                 lead = 0.0 if spawned >= self._wanted else step * number
@@ -201,21 +211,28 @@ class Run:
         def more(due: float) -> bool:
             if number >= self._wanted or due >= self._deadline or self._exhausted():
                 return False
-            self._left = None if self._left is None else self._left - 1
+            self.left = None if self.left is None else self.left - 1
             return True
 
-        await self._actors.user(number, begin, more, lambda: self._deadline)
-        self._user_seconds += max(0.0, min(clock(), self._deadline) - begin)
+        stay = object()
+        self._present[stay] = begin
+        try:
+            await self._actors.user(number, begin, more, lambda: self._deadline)
+        finally:
+            self._user_seconds += self._stay(self._present.pop(stay))
+
+    def _stay(self, begin: float) -> float:
+        return max(0.0, min(clock(), self._deadline) - begin)
 
     def _exhausted(self) -> bool:
-        return self._left is not None and self._left <= 0
+        return self.left is not None and self.left <= 0
 
     async def _driver(self) -> None:
         """What makes load: a shape decides every second, the rest is decided."""
         if self._shape is None:
             await (self._closed() if self.scenario.load.concurrency else self._open(self._plan()))
             return
-        self._shape.begin()
+        self._shape.begin(self.wire.began)
         made: asyncio.Task[None] | None = None
         users = 0.0
         while (wanted := self._shape.tick()) is not None:
@@ -253,7 +270,12 @@ class Run:
             times = arrivals.schedule(profile, process, duration - at, str(scenario.seed))
             times = times[: scenario.requests][share.index :: share.count]
         due = [at + each for each in times if not scenario.duration or at + each < duration]
-        self._due = self.wire.started + len(due)
+        if rate is None and self._resumed:
+            self._skipped = sum(each < self._resumed for each in due)
+            self._actors.skip(self._skipped)
+            self.wire.first += self._skipped * share.count
+            due = due[self._skipped :]
+        self._due = self._skipped + self.wire.started + len(due)
         return deque(due)
 
     async def _changed_before(self, due: float) -> bool:
@@ -279,14 +301,18 @@ class Run:
             self._failure = self._failure or error
             self.controls.stop.set()
 
-    def _measured(self, meter: Meter, window: float) -> Measured:
-        traffic, wire = self.wire.transport.traffic, self.wire
+    def measured(self) -> Measured:
+        """What has been measured so far, or at the end in all."""
+        traffic, wire, meter = self.wire.transport.traffic, self.wire, self._meter
+        if meter is None:
+            raise RunError("the run has not begun")
         closed = self.scenario.load.concurrency is not None
+        here = sum(map(self._stay, self._present.values()))
         return Measured(
             series=self.series,
             open_loop=not closed,
-            window=window,
-            offered=self._user_seconds / window if closed and window else float(self._due),
+            window=min(clock(), self._deadline) - wire.began,
+            offered=self._user_seconds + here if closed else float(self._due),
             started=wire.started,
             unfinished=self._unfinished,
             most_in_flight=wire.most,
@@ -294,15 +320,14 @@ class Run:
             requests=traffic.requests,
             cpu=meter.cpu,
             wall=meter.wall,
-            busiest=meter.cpu / meter.wall if meter.wall else 0.0,
+            busiest=meter.cpu / meter.wall,
             lag=meter.lag,
             parsing=traffic.parsing,
             planned_hits=self._actors.planned_hits,
             stopped=self.controls.stop.is_set(),
         )
 
-
-def _objectives(scenario: Scenario) -> dict[str, tuple[Objective, ...]]:
-    """By tenant: its own, or those of the run."""
-    texts = {tenant.name: tenant.slo or scenario.slo for tenant in scenario.tenants}
-    return {name: parse(text) if text else () for name, text in texts.items()}
+    def take_series(self) -> Series:
+        """What came since it was last taken."""
+        taken, self.series = self.series, Series.over(self.scenario.duration)
+        return taken

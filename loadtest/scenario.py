@@ -32,6 +32,7 @@ from loadtest.core import LoadtestError, UsageError
 from loadtest.distributions import Distribution
 from loadtest.expressions import seconds
 from loadtest.payloads import Size
+from loadtest.slo import Objective
 from loadtest.workload import Pictures, Prefixes, Workload
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
@@ -205,6 +206,11 @@ class Scenario(_Part):
         if self.duration is None and self.requests is None and self.load.trace is None:
             raise ValueError("a run needs a duration or a number of requests")
         return self
+
+    def objectives(self) -> dict[str, tuple[Objective, ...]]:
+        """By tenant: its own, or those of the run."""
+        texts = {tenant.name: tenant.slo or self.slo for tenant in self.tenants}
+        return {name: slo.parse(text) if text else () for name, text in texts.items()}
 
 
 def revealed(scenario: Scenario) -> dict[str, Any]:

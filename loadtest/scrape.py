@@ -1,7 +1,7 @@
 """The server's own metrics before and after a run: where the time to the first token went.
 
-Names are vLLM's, as it writes them (`vllm:...`) or as Ray does (`ray_vllm_...`). Means only: of
-histograms scraped twice the sums are exact, quantiles are not.
+Names are vLLM's, as it writes them (`vllm:...`) or as Ray does (`ray_vllm_...`), and this service's
+(`serving_...`). Means only: of histograms scraped twice the sums are exact, quantiles are not.
 """
 
 from __future__ import annotations
@@ -14,19 +14,23 @@ import httpx
 
 from loadtest.core import UsageError
 
-_LINE = re.compile(r"^(?:ray_)?vllm[:_](\w+)(?:\{[^}]*\})?\s+([0-9.eE+-]+|NaN)", re.MULTILINE)
+_LINE = re.compile(
+    r"^(?:(?:ray_)?vllm[:_]|(?=serving_))(\w+)(?:\{[^}]*\})?\s+([0-9.eE+-]+|NaN)", re.MULTILINE
+)
 _PARTS = {
     "queue": "request_queue_time_seconds",
     "vision": "mm_encoder_time_seconds",
     "prefill": "request_prefill_time_seconds",
 }
 _TTFT = "time_to_first_token_seconds"
+_GATEWAY_TTFT = "serving_time_to_first_token_seconds"
+_ADMISSION = "serving_queue_seconds"
 
 Totals = Mapping[str, float]
 
 
 async def scrape(url: str) -> Totals:
-    """The totals of all of vLLM's counters, over all their labels.
+    """The totals of all counters, over all their labels.
 
     Raises:
         UsageError: the metrics cannot be read.
@@ -51,32 +55,38 @@ def parse(text: str) -> Totals:
 def split(before: Totals, after: Totals, service_ttft_ms: float | None) -> dict[str, Any]:
     """Mean milliseconds of each part of TTFT between two scrapes; `None` what is not told.
 
-    `network_and_proxy` is what the client waited beyond the engine's own TTFT, `other` what the
-    engine spent on it besides its named parts.
+    `network_and_proxy` is what the client waited beyond the engine's own TTFT; where the gateway
+    tells its own too, `network` is what lies before it, `admission` the wait for a turn in it,
+    `proxy` the rest of it. `other` is what the engine spent besides its named parts.
     """
     engine = _mean(before, after, _TTFT)
+    gateway, admission = _mean(before, after, _GATEWAY_TTFT), _mean(before, after, _ADMISSION)
     parts = {name: _mean(before, after, metric) for name, metric in _PARTS.items()}
-    known = sum(value for value in parts.values() if value is not None)
-    outside = None if engine is None or service_ttft_ms is None else service_ttft_ms - engine
-    queries = after.get("prefix_cache_queries_total", 0) - before.get(
-        "prefix_cache_queries_total", 0
-    )
-    hits = after.get("prefix_cache_hits_total", 0) - before.get("prefix_cache_hits_total", 0)
+    queries = _gain(before, after, "prefix_cache_queries_total")
+    hits = _gain(before, after, "prefix_cache_hits_total")
     return {
         "service_ttft_ms": service_ttft_ms,
-        "network_and_proxy_ms": _round(outside),
-        **{f"{name}_ms": _round(value) for name, value in parts.items()},
-        "other_ms": _round(None if engine is None else engine - known),
-        "engine_ttft_ms": _round(engine),
+        "network_and_proxy_ms": _less(service_ttft_ms, engine),
+        "network_ms": _less(service_ttft_ms, gateway),
+        "admission_ms": _less(admission),
+        "proxy_ms": _less(gateway, engine, admission or 0.0),
+        **{f"{name}_ms": _less(value) for name, value in parts.items()},
+        "other_ms": _less(engine, *(value or 0.0 for value in parts.values())),
+        "engine_ttft_ms": _less(engine),
         "prefix_cache_hit_rate": round(hits / queries, 4) if queries else None,
     }
 
 
+def _less(whole: float | None, *parts: float | None) -> float | None:
+    """What is left of it; `None` if any is not known."""
+    known = [part for part in parts if part is not None]
+    return None if whole is None or len(known) < len(parts) else round(whole - sum(known), 3)
+
+
+def _gain(before: Totals, after: Totals, name: str) -> float:
+    return after.get(name, 0.0) - before.get(name, 0.0)
+
+
 def _mean(before: Totals, after: Totals, name: str) -> float | None:
-    count = after.get(f"{name}_count", 0) - before.get(f"{name}_count", 0)
-    total = after.get(f"{name}_sum", 0) - before.get(f"{name}_sum", 0)
+    count, total = (_gain(before, after, f"{name}_{part}") for part in ("count", "sum"))
     return 1e3 * total / count if count > 0 else None
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

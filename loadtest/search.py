@@ -188,7 +188,8 @@ def _said(probe: Probe) -> str:
     )
     return (
         f"{probe.load:>8g}  {'met   ' if probe.met else 'missed'}  {values}  "
-        f"({probe.requests} requests, {probe.seconds:.1f} s, decided {probe.decided})"
+        f"({probe.requests} requests, {probe.seconds:.1f} s, decided {probe.decided}"
+        f"{', INVALID' if probe.verdict == 'INVALID' else ''})"
     )
 
 

@@ -13,7 +13,7 @@ from itertools import accumulate
 import msgspec
 
 from loadtest.core import Failure, Record
-from loadtest.histogram import Histogram, merged
+from loadtest.histogram import Histogram
 
 BLOCKS = 64  # of the window, if its length is known
 _MOST = 4 * BLOCKS
@@ -48,7 +48,15 @@ class Tally(msgspec.Struct):
         return sum(self.errors.values())
 
     def add(self, record: Record, attained: bool) -> None:
-        """Count one request."""
+        """Count one request and its times."""
+        self.count(record, attained)
+        if record.error != Failure.OVERFLOW:
+            self.send_delay.add(record.sent - record.connect - record.intended)
+        if not record.error:
+            self._times(record)
+
+    def count(self, record: Record, attained: bool) -> None:
+        """Count one request, without its times."""
         self.requests += 1
         self.attained += attained
         self.output_tokens += record.tokens
@@ -60,15 +68,12 @@ class Tally(msgspec.Struct):
         if record.code is not None:
             code = str(record.code)
             self.codes[code] = self.codes.get(code, 0) + 1
-        if record.error != Failure.OVERFLOW:
-            self.send_delay.add(record.sent - record.connect - record.intended)
         if record.error:
             self.errors[record.error] = self.errors.get(record.error, 0) + 1
         else:
-            self._times(record)
+            self.unmetered += record.output_tokens < 0
 
     def _times(self, record: Record) -> None:
-        self.unmetered += record.output_tokens < 0
         self.e2e.add(record.end - record.intended)
         self.service_e2e.add(record.end - record.sent)
         if record.connect:
@@ -82,25 +87,27 @@ class Tally(msgspec.Struct):
             if record.tokens > 1:
                 self.tpot.add(sum(record.gaps) / 1e6 / (record.tokens - 1))
 
+    def merge(self, other: Tally) -> None:
+        """Add all of another."""
+        if not other.requests:
+            return
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mine, theirs in ((self.errors, other.errors), (self.codes, other.codes)):
+            for key, count in theirs.items():
+                mine[key] = mine.get(key, 0) + count
+        for name in TIMES:
+            getattr(self, name).merge(getattr(other, name))
+
+
+_COUNTS = tuple(each.name for each in msgspec.structs.fields(Tally) if each.type is int)
+
 
 def total(tallies: Iterable[Tally]) -> Tally:
     """One tally of all."""
-    parts = list(tallies)
     whole = Tally(errors={}, codes={})
-    for part in parts:
-        whole.requests += part.requests
-        whole.attained += part.attained
-        whole.output_tokens += part.output_tokens
-        whole.prompt_tokens += part.prompt_tokens
-        whole.cached_tokens += part.cached_tokens
-        whole.frames += part.frames
-        whole.streamed_tokens += part.streamed_tokens
-        whole.unmetered += part.unmetered
-        for mine, theirs in ((whole.errors, part.errors), (whole.codes, part.codes)):
-            for key, count in theirs.items():
-                mine[key] = mine.get(key, 0) + count
-    for name in TIMES:
-        setattr(whole, name, merged(getattr(part, name) for part in parts))
+    for each in tallies:
+        whole.merge(each)
     return whole
 
 
@@ -123,15 +130,23 @@ class Series(msgspec.Struct):
 
     def add(self, record: Record, attained: bool = True) -> None:
         """Count one request."""
-        while record.end >= _MOST * self.width:
-            self._coarsen()
-        tallies = self.blocks.setdefault(record.tenant, [])
+        self.reach(record.end)
         index = int(max(0.0, record.intended) / self.width)
-        while len(tallies) <= index:
-            tallies.append(Tally(errors={}, codes={}))
-        tallies[index].add(record, attained)
+        self.block(record.tenant, index).add(record, attained)
         self._spread_busy(record)
         self._spread_tokens(record)
+
+    def reach(self, end: float) -> None:
+        """Make blocks wide enough for requests that end at `end`."""
+        while end >= _MOST * self.width:
+            self._coarsen()
+
+    def block(self, tenant: str, index: int) -> Tally:
+        """A tenant's tally of a block."""
+        tallies = self.blocks.setdefault(tenant, [])
+        while len(tallies) <= index:
+            tallies.append(Tally(errors={}, codes={}))
+        return tallies[index]
 
     def merge(self, other: Series) -> None:
         """Add what another worker saw of the same run."""
@@ -140,15 +155,15 @@ class Series(msgspec.Struct):
         while other.width < self.width * 0.999:
             other._coarsen()
         for tenant, theirs in other.blocks.items():
-            mine = self.blocks.setdefault(tenant, [])
-            mine += [Tally(errors={}, codes={}) for _ in range(len(theirs) - len(mine))]
             for index, tally in enumerate(theirs):
-                mine[index] = total((mine[index], tally))
+                self.block(tenant, index).merge(tally)
         self.tokens = _added(self.tokens, other.tokens)
         self.busy = _added(self.busy, other.busy)
 
     def timeline(self) -> list[Tally]:
-        """The blocks of all tenants together."""
+        """The blocks of all tenants together; of an only one, its own."""
+        if len(self.blocks) == 1:
+            return next(iter(self.blocks.values()))
         longest = max(map(len, self.blocks.values()), default=0)
         return [
             total(tallies[index] for tallies in self.blocks.values() if index < len(tallies))
@@ -177,7 +192,7 @@ class Series(msgspec.Struct):
         begin = begin if begin > 0 else 0.0
         first, last = int(begin / width), int(end / width)
         if last >= len(self.busy):
-            _reach(self.busy, last)
+            reach(self.busy, last)
         if first == last:
             self.busy[first] += end - begin
             return
@@ -193,7 +208,7 @@ class Series(msgspec.Struct):
         width, weight = self.width, record.tokens / record.frames
         first, last = int(record.first_token / width), int(record.end / width)
         if last >= len(self.tokens):
-            _reach(self.tokens, last)
+            reach(self.tokens, last)
         if first == last:
             self.tokens[first] += record.tokens
             return
@@ -205,7 +220,8 @@ class Series(msgspec.Struct):
             before = after
 
 
-def _reach(values: list[float], index: int) -> None:
+def reach(values: list[float], index: int) -> None:
+    """Make room for the block `index`."""
     values += [0.0] * (index + 1 - len(values))
 
 

@@ -34,6 +34,11 @@ class Objective:
         """The statistic as a share below: 0.95 of p95; `None` for mean and extremes."""
         return float(self.statistic[1:]) / 100 if self.statistic.startswith("p") else None
 
+    @property
+    def unit(self) -> str:
+        """Of the limit and of values: `s`, `share` or `1/s`."""
+        return "share" if self.quantity == "errors" else "1/s" if self.quantity in _RATES else "s"
+
     def value(self, summary: Mapping[str, Any]) -> float | None:
         """What a summary says of it, in the unit of `limit`; `None` if it says nothing."""
         if self.quantity == "errors":
@@ -89,6 +94,14 @@ def _share(quantity: str, limit: str, text: str) -> float:
     if quantity == "errors" and not 0 <= value <= 1:
         raise UsageError(f"a share of errors lies between 0 and 1 (or 100%): {text!r}")
     return value
+
+
+def shown(value: float | None, unit: str) -> str:
+    """A value as a reader wants it: in milliseconds, per cent, or as it is."""
+    if value is None:
+        return "not measured"
+    text = {"s": f"{1e3 * value:.4g} ms", "share": f"{100 * value:.4g}%"}
+    return text.get(unit, f"{value:.4g}")
 
 
 def attained(objectives: tuple[Objective, ...], record: Record) -> bool:

@@ -33,7 +33,7 @@ def summarize(measured: Measured) -> dict[str, Any]:
         "steady": _steady(measured, blocks),
         "tenants": {
             name: {**counts(each), **{f"{m}_ms": quantiles(getattr(each, m)) for m in _HEADLINES}}
-            for name, each in ((n, total(t)) for n, t in measured.series.blocks.items())
+            for name, each in ((n, total(t)) for n, t in sorted(measured.series.blocks.items()))
         },
         "cache": _cache(measured, whole),
     }
@@ -81,8 +81,9 @@ def load(measured: Measured, whole: Tally) -> dict[str, Any]:
     if measured.open_loop:
         offered, achieved = measured.offered / window, measured.started / window
     else:
-        offered = measured.offered
-        achieved = max(0.0, offered - whole.send_delay.total / 1e6 / window)
+        offered = measured.offered / window
+        away = measured.missed + whole.send_delay.total / 1e6
+        achieved = max(0.0, offered - away / window)
     return {
         "loop": "open" if measured.open_loop else "closed",
         "offered": round(offered, 4),
@@ -115,10 +116,11 @@ def _rates(measured: Measured, whole: Tally) -> dict[str, Any]:
 
 
 def _times(name: str, whole: Tally, blocks: Sequence[Tally]) -> dict[str, Any]:
-    found = quantiles(getattr(whole, name))
+    all_of_it: Histogram = getattr(whole, name)
+    found = quantiles(all_of_it)
     if name in _HEADLINES and found["count"]:
         parts = [getattr(block, name) for block in blocks]
-        intervals = {p: quantile_interval(parts, share) for p, share in _SHARES.items()}
+        intervals = {p: quantile_interval(all_of_it, parts, share) for p, share in _SHARES.items()}
         totals = [part.total / 1e6 for part in parts]
         intervals["mean"] = ratio_interval(totals, [float(part.count) for part in parts])
         found["ci95"] = {key: _rounded(value, 1e3) for key, value in intervals.items()}

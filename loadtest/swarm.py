@@ -1,83 +1,110 @@
-"""One run by the nodes of a Ray cluster: an actor per core, started at one time by all clocks."""
+"""Workers that are actors of a Ray cluster: one for each core, on whatever nodes."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 import ray
 
-from loadtest import jobs
 from loadtest.core import RunError
-from loadtest.instrument import Measured
-from loadtest.scenario import Scenario
+from loadtest.jobs import Job, Order, Report, Work
+from loadtest.team import LostError
 
 _PINGS = 5
-_LEAD = 2.0
+_EVERY = 1.0  # seconds between reports
 
 
 class _Worker:
-    """An actor: a worker with a core of its own."""
+    """An actor. JSON on both sides, so that versions of Python need not agree."""
 
-    def now(self) -> float:
+    async def prepare(self, job: bytes) -> None:
+        """Be ready to begin."""
+        self._work = Work(msgspec.json.decode(job, type=Job))
+        await self._work.prepare()
+
+    async def now(self) -> float:
         """This node's clock."""
         return time.time()
 
-    def work(self, job: bytes) -> bytes:
-        """Do a job; JSON on both sides, so that versions of Python need not agree."""
-        measured = asyncio.run(jobs.work(msgspec.json.decode(job, type=jobs.Job)))
-        return msgspec.json.encode(measured.fold())
+    async def tell(self, order: bytes) -> None:
+        """Do as told."""
+        self._work.obey(msgspec.json.decode(order, type=Order))
+
+    async def report(self) -> bytes:
+        """The next report."""
+        return msgspec.json.encode(await self._work.report(_EVERY))
 
 
-def on_ray(scenario: Scenario, run: str, count: int | None, address: str) -> Measured:
-    """Run on `count` actors (one for each free core if `None`) of the cluster at `address`.
+class Actor:
+    """A `Hand`."""
+
+    def __init__(self, actor: Any, offset: float) -> None:
+        self._actor = actor
+        self.offset = offset
+
+    @classmethod
+    async def hired(cls, job: Job) -> Actor:
+        """Start one and wait until it is ready.
+
+        Raises:
+            LostError: it could not be started.
+        """
+        actor = ray.remote(num_cpus=1, max_restarts=0)(_Worker).remote()
+        try:
+            await actor.prepare.remote(msgspec.json.encode(job))
+            return cls(actor, await _offset(actor))
+        except ray.exceptions.RayError as error:
+            ray.kill(actor)
+            raise LostError from error
+
+    async def tell(self, order: Order) -> None:
+        """See `Hand`."""
+        await self._asked(self._actor.tell.remote(msgspec.json.encode(order)))
+
+    async def report(self) -> Report:
+        """See `Hand`."""
+        found = await self._asked(self._actor.report.remote())
+        return msgspec.json.decode(found, type=Report)
+
+    async def dismiss(self) -> None:
+        """See `Hand`."""
+        ray.kill(self._actor)
+
+    async def _asked(self, answer: Any) -> Any:
+        try:
+            return await answer
+        except ray.exceptions.RayError as error:
+            raise LostError from error
+
+
+@asynccontextmanager
+async def cluster(address: str) -> AsyncIterator[int]:
+    """A connection to the cluster at `address`, and its free cores.
 
     Raises:
-        RunError: there is no such cluster, it has fewer cores, or no actor came back.
+        RunError: there is no such cluster.
     """
     try:
-        ray.init(address=address, log_to_driver=False)
+        await asyncio.to_thread(ray.init, address=address, log_to_driver=False)
     except ConnectionError as error:
         raise RunError(f"no Ray cluster at {address}") from error
     try:
-        free = int(ray.available_resources().get("CPU", 0))
-        wanted = count or free
-        if not 0 < wanted <= free:
-            raise RunError(f"{wanted} workers need as many cores; {free} are free")
-        return _conduct(scenario, run, wanted)
+        yield int(ray.available_resources().get("CPU", 0))
     finally:
-        ray.shutdown()
+        await asyncio.to_thread(ray.shutdown)
 
 
-def _conduct(scenario: Scenario, run: str, count: int) -> Measured:
-    actor_class = ray.remote(num_cpus=1, max_restarts=0)(_Worker)
-    actors = [actor_class.remote() for _ in range(count)]
-    offsets = [_offset(actor) for actor in actors]
-    start = time.time() + _LEAD
-    told = [
-        msgspec.structs.replace(job, start=start + offset)
-        for job, offset in zip(jobs.split(scenario, run, count, None), offsets, strict=True)
-    ]
-    pending = [
-        actor.work.remote(msgspec.json.encode(job)) for actor, job in zip(actors, told, strict=True)
-    ]
-    found = []
-    for each in pending:
-        try:
-            found.append(msgspec.json.decode(ray.get(each), type=Measured))
-        except ray.exceptions.RayError:
-            continue  # counted as lost
-    return jobs.together(found, count)
-
-
-def _offset(actor: Any) -> float:
+async def _offset(actor: Any) -> float:
     """Its clock less ours, from the quickest of some round trips."""
     best = float("inf"), 0.0
     for _ in range(_PINGS):
         before = time.time()
-        theirs = ray.get(actor.now.remote())
+        theirs = await actor.now.remote()
         after = time.time()
         best = min(best, (after - before, theirs - (before + after) / 2))
     return best[1]

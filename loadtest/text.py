@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from loadtest.slo import shown
+
 _ROWS = {
     "ttft_ms": "time to first token",
     "itl_ms": "between tokens",
@@ -18,9 +20,7 @@ _COLUMNS = ("p50", "p90", "p95", "p99", "mean")
 
 def lines(summary: Mapping[str, Any]) -> Iterator[str]:
     """The answer first, then what it rests on."""
-    yield f"{summary['verdict']}" + (
-        f": {len(summary['reasons'])} finding(s)" if summary["reasons"] else ""
-    )
+    yield str(summary["verdict"])
     yield from (f"  - {reason}" for reason in summary["reasons"])
     yield ""
     unit = "requests/s" if summary["loop"] == "open" else "users"
@@ -38,6 +38,7 @@ def lines(summary: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from _objectives(summary)
     yield from _tenants(summary)
+    yield from _server(summary)
     yield _instrument(summary["instrument"])
 
 
@@ -56,7 +57,7 @@ def _row(title: str, times: Mapping[str, Any]) -> str:
 def _objectives(summary: Mapping[str, Any]) -> Iterator[str]:
     for each in summary["slo"]:
         who = f" ({each['tenant']})" if each["tenant"] else ""
-        value = "not measured" if each["value"] is None else f"{each['value']:.4g}"
+        value = shown(each["value"], each["unit"])
         yield f"{'met   ' if each['met'] else 'MISSED'}  {each['objective']}{who}: {value}"
 
 
@@ -70,6 +71,27 @@ def _tenants(summary: Mapping[str, Any]) -> Iterator[str]:
             f"{name}: {part['requests']} requests, {part['errors']} errors, "
             f"{part['output_tokens']} tokens, first token p95 {shown}"
         )
+
+
+def _server(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Where the mean time to the first token went, as far as the server's own metrics tell."""
+    if "server" not in summary:
+        return
+    split = summary["server"]
+    parts = {
+        "network": "network_ms",
+        "admission": "admission_ms",
+        "proxy": "proxy_ms",
+        "queue": "queue_ms",
+        "vision": "vision_ms",
+        "prefill": "prefill_ms",
+        "other": "other_ms",
+    }
+    if split["network_ms"] is None:
+        parts = {"network and proxy": "network_and_proxy_ms", **parts}
+    told = [f"{name} {split[key]:.1f}" for name, key in parts.items() if split[key] is not None]
+    known = ", ".join(told) if told else "the server's metrics do not tell"
+    yield f"first token, mean ms: {known}"
 
 
 def _instrument(instrument: Mapping[str, Any]) -> str:

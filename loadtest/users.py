@@ -20,6 +20,7 @@ import asyncio
 import importlib.util
 import random
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,13 @@ from typing import Any, ClassVar, TypeVar
 from loadtest import payloads
 from loadtest.client import clock
 from loadtest.core import Ask, Record, Turn, UsageError
+from loadtest.events import Events, events
 from loadtest.payloads import Painter
 from loadtest.scenario import size
 from loadtest.wire import Identity, Wire
 
 Wait = Callable[[Any], float]
+Task = Callable[[Any], Awaitable[None]]
 F = TypeVar("F", bound=Callable[..., Awaitable[None]])
 
 
@@ -49,6 +52,11 @@ def between(least: float, most: float) -> Wait:
 def constant_pacing(seconds: float) -> Wait:
     """So long from the start of one task to the start of the next."""
     return lambda user: max(0.0, user.began_task + seconds - clock())
+
+
+def constant_throughput(rate: float) -> Wait:
+    """So many tasks a second of each user, if they are quick enough."""
+    return constant_pacing(1 / rate)
 
 
 def task(weight: int | F = 1) -> Any:
@@ -144,9 +152,15 @@ class AI:
 
 
 class User:
-    """Base of users. `tenant` names one of the scenario's; the first is the default."""
+    """Base of users. `tenant` names one of the scenario's; the first is the default.
+
+    Besides methods marked with `@task`, `tasks` may list coroutines that take the user, or map
+    them to weights. A class that is `abstract` itself has no users.
+    """
 
     weight: ClassVar[float] = 1
+    abstract: ClassVar[bool] = True
+    tasks: ClassVar[Mapping[Task, int] | Sequence[Task]] = ()
     wait_time: Wait | float = 0.0
     tenant: ClassVar[str | None] = None
 
@@ -170,21 +184,23 @@ class User:
         return Painter(size(pixels)).paint(self.random)
 
     @classmethod
-    def tasks(cls) -> dict[str, int]:
-        """Names of the tasks and their weights."""
-        names = [name for name in dir(cls) if hasattr(getattr(cls, name, None), "task_weight")]
-        return {name: getattr(cls, name).task_weight for name in names}
+    def weighted(cls) -> dict[Task, int]:
+        """All tasks and their weights."""
+        methods: list[Any] = [getattr(cls, name, None) for name in dir(cls)]
+        marked = {each: each.task_weight for each in methods if hasattr(each, "task_weight")}
+        listed = cls.tasks if isinstance(cls.tasks, Mapping) else Counter(cls.tasks)
+        return {**marked, **listed}
 
     async def work(self, begin: float, more: Callable[[float], bool]) -> None:
         """Do tasks as long as there is to be more; the first at `begin`."""
         await self.on_start()
-        tasks = self.tasks()
+        tasks = self.weighted()
         due = max(begin, clock())
         while more(due):
-            (name,) = self.random.choices(list(tasks), list(tasks.values()))
-            self.ai.due, self.ai.task = due, f"{type(self).__name__}.{name}"
+            (chosen,) = self.random.choices(list(tasks), list(tasks.values()))
+            self.ai.due, self.ai.task = due, f"{type(self).__name__}.{chosen.__name__}"
             self.began_task = due
-            await getattr(self, name)()
+            await chosen(self)
             due = clock() + self._wait()
             await asyncio.sleep(max(0.0, due - clock()))
         await self.on_stop()
@@ -206,9 +222,12 @@ class LoadShape:
         """Seconds since the run began."""
         return clock() - self._began
 
-    def begin(self) -> None:
-        """The run begins."""
-        self._began = clock()
+    def begin(self, moment: float) -> None:
+        """The run begins, or began."""
+        self._began = moment
+
+
+LoadTestShape = LoadShape  # as locust calls it
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +236,7 @@ class Crew:
 
     users: tuple[type[User], ...]
     shape: type[LoadShape] | None
+    events: Events
 
     @classmethod
     def load(cls, path: str) -> Crew:
@@ -236,10 +256,12 @@ class Crew:
         except Exception as error:
             raise UsageError(f"{path}: {type(error).__name__}: {error}") from error
         classes = [each for each in vars(module).values() if isinstance(each, type)]
-        users = tuple(
-            each for each in classes if issubclass(each, User) and each.tasks() and each.weight > 0
-        )
+        users = tuple(each for each in classes if issubclass(each, User) and _works(each))
         shapes = [c for c in classes if issubclass(c, LoadShape) and c is not LoadShape]
         if not users:
             raise UsageError(f"{path} defines no User with a @task")
-        return cls(users, shapes[0] if shapes else None)
+        return cls(users, shapes[0] if shapes else None, events.taken())
+
+
+def _works(user: type[User]) -> bool:
+    return not vars(user).get("abstract", False) and bool(user.weighted()) and user.weight > 0

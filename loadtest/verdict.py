@@ -59,8 +59,11 @@ def _delivery(summary: Mapping[str, Any]) -> Iterator[Finding]:
             Verdict.INVALID, f"{overflow} requests were not sent: the limit in flight was reached"
         )
     instrument = summary["instrument"]
-    if instrument["lost_workers"]:
-        yield Finding(Verdict.INVALID, f"{instrument['lost_workers']} workers were lost")
+    lost, replaced = instrument["lost_workers"], instrument["replaced_workers"]
+    if lost > replaced:
+        yield Finding(Verdict.INVALID, f"{lost - replaced} lost workers were not replaced")
+    elif lost:
+        yield Finding(Verdict.SUSPECT, f"{lost} workers were lost; others took their places")
     if summary["unfinished"]:
         yield Finding(Verdict.SUSPECT, f"stopped with {summary['unfinished']} requests unanswered")
 

@@ -14,14 +14,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from loadtest import outcome
+from loadtest import html, outcome, text
 from loadtest.arrivals import profile
 from loadtest.core import LoadtestError
+from loadtest.exposition import exposition
+from loadtest.going import Controls, Going
 from loadtest.instrument import Measured
-from loadtest.live import exposition, snapshot
-from loadtest.runner import Controls, Run
+from loadtest.live import snapshot
+from loadtest.means import Maker
 from loadtest.scenario import Scenario
-from loadtest.wire import Observer
+from loadtest.summary import curves, timeline
 
 _PAGE = Path(__file__).with_name("page.html")
 
@@ -29,10 +31,10 @@ _PAGE = Path(__file__).with_name("page.html")
 class Desk:
     """The scenario, the run that is going, and the summary of the last one."""
 
-    def __init__(self, scenario: Scenario, observers: list[Observer], calibration: float) -> None:
+    def __init__(self, scenario: Scenario, make: Maker, calibration: float) -> None:
         self.scenario = scenario
-        self._observers, self._calibration = observers, calibration
-        self.run: Run | None = None
+        self._make, self._calibration = make, calibration
+        self.run: Going | None = None
         self.summary: dict[str, Any] | None = None
         self.last: tuple[dict[str, Any], Measured] | None = None
         self.problem: str | None = None
@@ -55,15 +57,11 @@ class Desk:
 
     async def _conduct(self) -> None:
         try:
-            self.last = await outcome.conduct(
-                self.scenario, self._observers, Controls(), self._calibration, self._watch
-            )
+            run = self.run = self._make(self.scenario, Controls())
+            self.last = await outcome.measure(self.scenario, run.execute, self._calibration)
             self.summary = self.last[0]
         except LoadtestError as error:
             self.problem = str(error)
-
-    def _watch(self, run: Run) -> None:
-        self.run = run
 
     def state(self) -> dict[str, Any]:
         """For the page."""
@@ -74,6 +72,7 @@ class Desk:
             "load": {"users": load.concurrency, "rate": load.rate},
             "live": snapshot(self.run) if self.run and self.going else None,
             "summary": self.summary,
+            "text": "\n".join(text.lines(self.summary)) if self.summary else None,
         }
 
     def change(self, users: int | None, rate: str | None) -> None:
@@ -83,7 +82,7 @@ class Desk:
             LoadtestError: it is no load, or not of this scenario's loop.
         """
         closed = self.scenario.load.concurrency is not None
-        if closed != (users is not None):
+        if closed == (rate is not None):
             raise LoadtestError("this scenario takes " + ("users" if closed else "a rate"))
         if rate is not None:
             profile(rate, 1.0)
@@ -106,6 +105,12 @@ def application(desk: Desk) -> Starlette:
     async def state(request: Request) -> JSONResponse:
         return JSONResponse(desk.state())
 
+    async def last(request: Request) -> HTMLResponse:
+        if desk.last is None:
+            return HTMLResponse("no run has ended", 404)
+        summary, measured = desk.last
+        return HTMLResponse(html.page(summary, timeline(measured), curves(measured)))
+
     async def metrics(request: Request) -> PlainTextResponse:
         return PlainTextResponse(exposition(desk.run))
 
@@ -123,6 +128,7 @@ def application(desk: Desk) -> Starlette:
             Route("/", page),
             Route("/state", state),
             Route("/metrics", metrics),
+            Route("/report", last),
             Route("/{verb}", command, methods=["POST"]),
         ]
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from loadtest.html import STYLE
 from loadtest.plots import lines_plot
-from loadtest.report import STYLE
 
 
 def shown(figure: Mapping[str, Any] | None, money: bool = False) -> str:

@@ -161,6 +161,82 @@ async def test_user_classes_do_their_tasks(loadtest: Command, tmp_path: Path) ->
     assert tasks["Analyst.look"] > tasks["Analyst.total"] > 0
 
 
+PORTED = """
+import json
+from pathlib import Path
+
+from loadtest.users import LoadTestShape, User, constant_throughput, events, task
+
+seen = []
+
+@events.test_start.add_listener
+def begin(environment, **kwargs):
+    seen.append("start")
+
+@events.request.add_listener
+def note(request_type, name, response_time, response_length, exception, **kwargs):
+    seen.append([request_type, name, response_time > 0, response_length, exception])
+
+@events.test_stop.add_listener
+def end(environment, **kwargs):
+    Path("seen.json").write_text(json.dumps(seen))
+
+async def total(user):
+    await user.ai.run("One number", max_tokens=2)
+
+class Site(User):
+    abstract = True
+    wait_time = constant_throughput(20)
+
+    async def on_start(self):
+        self.name = "A"
+
+    async def on_stop(self):
+        seen.append("bye")
+
+    @task
+    async def never(self):
+        raise AssertionError
+
+class Reader(Site):
+    tasks = {total: 3}
+    never = None
+
+    @task
+    async def read(self):
+        await self.ai.stream(f"Hello {self.name}", max_tokens=3)
+
+class Stairs(LoadTestShape):
+    stages = [{"duration": 1, "users": 1}, {"duration": 2, "users": 2}]
+
+    def tick(self):
+        for stage in self.stages:
+            if self.get_run_time() < stage["duration"]:
+                return stage["users"], 5
+        return None
+"""
+
+
+async def test_a_file_of_locust_users_needs_few_changes(loadtest: Command, tmp_path: Path) -> None:
+    (tmp_path / "locustfile.py").write_text(PORTED)
+    async with mocked() as server:
+        done = await loadtest(
+            *("run", "locustfile.py", "--url", server.target()["url"], "--duration", "20"),
+            *("--json", "out.json", "--calibration", "0"),
+        )
+    ended(done)
+    begin, *seen = read_json(tmp_path / "seen.json")
+    requests = [tuple(each) for each in seen if each != "bye"]
+    assert begin == "start"
+    assert len(requests) == read_json(tmp_path / "out.json")["requests"]
+    assert set(requests) == {
+        ("POST", "Reader.total", True, 2, None),
+        ("STREAM", "Reader.read", True, 3, None),
+    }
+    assert Counter(requests).most_common(1)[0][0][0] == "POST"
+    assert "bye" in seen
+
+
 SHAPE = """
 
 class Stairs(LoadShape):
