@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from loadtest import answers, console, jobs, options, outcome, planning, text
+from loadtest import answers, console, fitting, jobs, options, outcome, planning, text
 from loadtest.core import RunError, UsageError
 from loadtest.distributions import Distribution
 from loadtest.expressions import seconds
@@ -26,7 +26,7 @@ from loadtest.wire import Observer
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (answers.search, answers.sweep, answers.compare, answers.report):
     app.command()(command)
-for foretelling in (planning.fit, planning.simulate, planning.plan):
+for foretelling in (fitting.fit, fitting.validate, planning.simulate, planning.plan):
     app.command()(foretelling)
 
 
