@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from loadtest import answers, console, options, outcome, planning, text, versus
+from loadtest import answers, console, fitting, options, outcome, planning, text, versus
 from loadtest.core import RunError, UsageError
 from loadtest.distributions import Distribution
 from loadtest.expressions import seconds
@@ -27,7 +27,7 @@ from loadtest.summary import curves, timeline
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (answers.search, answers.sweep, versus.compare, answers.report):
     app.command()(command)
-for foretelling in (planning.fit, planning.simulate, planning.plan):
+for foretelling in (fitting.fit, fitting.validate, planning.simulate, planning.plan):
     app.command()(foretelling)
 
 

@@ -53,4 +53,6 @@ class Distribution:
 
     def draw_count(self, rng: random.Random, least: int = 0) -> int:
         """A whole number, at least `least`."""
+        if not self.call.name:
+            return max(least, round(self.call.numbers[0]))
         return max(least, round(self.draw(rng)))

@@ -1,70 +1,22 @@
-"""The commands that foretell: fit, simulate, plan."""
+"""The commands that foretell: simulate, plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 import yaml
 
 from loadtest import console, options
 from loadtest.core import Record, UsageError
-from loadtest.planner import check, logs, model
-from loadtest.planner.model import Costs, Limits, Replica
-from loadtest.planner.profiles import profile
+from loadtest.planner.profiles import find
 from loadtest.planner.requests import of_scenario
 from loadtest.planner.scaling import OngoingRequests
 from loadtest.planner.simulate import Setting, Simulation
-from loadtest.planner.tiles import tiles
-from loadtest.records import Writer, read
-from loadtest.scenario import Scenario, size
-
-Tiles = Annotated[
-    list[str] | None,
-    typer.Option(help="TENANT=N: tiles in each of a tenant's requests; or give --scenario"),
-]
-
-
-def fit(
-    files: Annotated[list[Path], typer.Argument(help="Records (.jsonl) of runs, or access logs")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Write the model here")],
-    scenario: Annotated[Path | None, typer.Option(help="Whose tenants say what images")] = None,
-    tiles: Tiles = None,
-    tile_pixels: Annotated[int, typer.Option(help="Of the checkpoint", min=1)] = 560,
-    held_out: Annotated[
-        list[Path] | None, typer.Option(help="Records of a run to be predicted, not fitted")
-    ] = None,
-    replicas: Annotated[int, typer.Option(help="Of the held-out run", min=1)] = 1,
-    name: Annotated[str, typer.Option()] = "replica",
-    limits: Annotated[
-        str | None, typer.Option(help="seqs=128,budget=4096,kv=360000: the engine's settings")
-    ] = None,
-    cold_start: Annotated[str, typer.Option(help="Until a new replica serves")] = "180s",
-) -> None:
-    """A model of one replica from the records of runs at a few loads, with its errors."""
-    from loadtest.expressions import seconds
-
-    with console.reported():
-        fit_runs = _fitting()
-        tiles_of = _tiles(scenario, tiles or [], tile_pixels)
-        found = fit_runs(
-            [_read(file) for file in files],
-            tiles_of,
-            name,
-            _limits(limits, tile_pixels),
-            seconds(cold_start),
-            [file.name for file in files],
-        )
-        print("\n".join(_costs(found)))
-        for file in held_out or []:
-            rows = check.check(found, _read(file), tiles_of, replicas)
-            print("\n".join(_checked(file, rows)))
-            found = msgspec.structs.replace(found, fit={**found.fit, **_errors(file, rows)})
-        console.write_json(out, found)
+from loadtest.records import Writer
+from loadtest.scenario import Scenario
 
 
 def simulate(
@@ -92,7 +44,7 @@ def simulate(
         load = {"rate": rate, "concurrency": None, "trace": None} if rate else {}
         overrides = {"load": load, "duration": duration, "slo": slo, "seed": seed}
         scenario = options.scenario(file, overrides)
-        what = found_model(replica)
+        what = find(replica)
         policy = OngoingRequests(target, replicas, most) if most else None
         setting = Setting(
             replicas=replicas,
@@ -126,7 +78,7 @@ def plan(
     from loadtest.planner.plan import plan as planned
 
     with console.reported():
-        found = planned(forecast.read(file), found_model(replica), money.prices(prices))
+        found = planned(forecast.read(file), find(replica), money.prices(prices))
         print("\n".join(page.lines(found)))
         if json:
             console.write_json(json, found)
@@ -161,15 +113,6 @@ class _Out:
     def __call__(self, record: Record) -> None:
         if self.writer:
             self.writer(record)
-
-
-def found_model(text: str) -> Replica:
-    """A model file, or a profile by its name.
-
-    Raises:
-        UsageError: neither is there.
-    """
-    return model.read(Path(text)) if text.endswith(".json") else profile(text)
 
 
 def _simulated(simulation: Simulation, scenario: Scenario, file: Path | None) -> dict[str, Any]:
@@ -222,80 +165,3 @@ def _told(summary: dict[str, Any]) -> list[str]:
     return lines + [
         f"{'met   ' if each['met'] else 'MISSED'}  {each['objective']}" for each in summary["slo"]
     ]
-
-
-def _fitting() -> Callable[..., Replica]:
-    """numpy is slow to import, and need not be there.
-
-    Raises:
-        UsageError: it is not.
-    """
-    try:
-        from loadtest.planner.fit import fit as fit_runs
-    except ImportError as error:
-        raise UsageError("fit needs numpy: pip install '.[loadtest,plan]'") from error
-    return fit_runs
-
-
-def _read(file: Path) -> Sequence[Record]:
-    return list(read(file)) if file.suffix in (".jsonl", ".parquet") else logs.read(file)
-
-
-def _tiles(scenario: Path | None, given: list[str], tile: int) -> dict[str, int]:
-    """The tiles of each tenant's requests.
-
-    Raises:
-        UsageError: they differ within a tenant, or cannot be read.
-    """
-    found: dict[str, int] = {}
-    for tenant in options.scenario(scenario, {}).tenants if scenario else ():
-        counts = {tiles(size(each), tile) for each in tenant.sizes}
-        if not counts:
-            continue
-        if len(counts) > 1 or not tenant.images.isdigit():
-            raise UsageError(f"requests of {tenant.name!r} differ in tiles: fit runs in which not")
-        found[tenant.name] = int(tenant.images) * counts.pop()
-    for text in given:
-        name, _, count = text.rpartition("=")
-        if not name or not count.isdigit():
-            raise UsageError(f"--tiles is written TENANT=4, not {text!r}")
-        found[name] = int(count)
-    return found
-
-
-def _limits(text: str | None, tile_pixels: int) -> Limits:
-    pairs = [each.partition("=") for each in text.split(",")] if text else []
-    try:
-        given = {name.strip(): float(value) for name, _, value in pairs}
-        return msgspec.convert({**given, "tile_pixels": tile_pixels}, Limits, strict=False)
-    except (ValueError, msgspec.ValidationError) as error:
-        raise UsageError(f"--limits are written seqs=128,budget=4096: {error}") from error
-
-
-def _costs(found: Replica) -> list[str]:
-    lines = [f"{'cost':<12}{'microseconds':>14}   standard error"]
-    for name in Costs.__struct_fields__:
-        error = found.errors.get(name)
-        shown = f"{error:.0%}" if error is not None else "at its bound"
-        lines.append(f"{name:<12}{1e6 * getattr(found.costs, name):>14.3f}   {shown}")
-    return lines + [f"{name}: {value:g}" for name, value in found.fit.items()]
-
-
-def _checked(file: Path, rows: list[dict[str, Any]]) -> list[str]:
-    lines = [f"held out: {file.name}"]
-    lines += [
-        f"{row['requests']:<6}{row['quantity']:<20}measured {row['measured_ms']:>10.1f}   "
-        f"predicted {row['predicted_ms']:>10.1f}   {row['error']:+.0%}"
-        for row in rows
-        if row["error"] is not None
-    ]
-    return lines
-
-
-def _errors(file: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """As they are kept in the model: its calibration."""
-    return {
-        f"{file.stem} {row['requests']} {row['quantity']}": row["error"]
-        for row in rows
-        if row["error"] is not None
-    }

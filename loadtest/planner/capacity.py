@@ -19,6 +19,7 @@ from loadtest.slo import Objective, attained, parse
 from loadtest.summary import counts, quantiles
 
 _REQUESTS = 1200  # of a probe, for one replica; of many, the root of their number for each
+_MOST = 12_000  # where there are many beginnings of prompts, which caches have to get to know
 _WARM = 0.25  # of a probe, that is not counted
 _CLOSE = 1.03  # between the largest rate that is kept and the smallest that is not
 _TIMES = ("ttft", "itl", "tpot", "e2e", "service_ttft", "service_e2e")
@@ -56,7 +57,9 @@ def probe(
 ) -> Probe:
     """Simulate `rate` on each of so many replicas, long enough to tell. `failing` of them die in
     the middle."""
-    duration = _REQUESTS / sqrt(replicas) / rate
+    beginnings = sum(each.prefixes.pool for each in forecast.tenants if each.prefixes)
+    requests = min(_MOST, max(_REQUESTS, 4 * beginnings))
+    duration = requests / sqrt(replicas) / rate
     load = of_scenario(forecast.scenario(rate * replicas, duration), replica.limits.tile_pixels)
     setting = Setting(
         replicas,

@@ -71,13 +71,15 @@ def configuration(size: Size, replica: Replica, forecast: Forecast, rate: float)
                 "downscaleDelaySeconds": quiet,
             },
         },
-        "validation": _validation(forecast, rate),
+        "validation": _validation(replica, forecast, rate),
     }
 
 
-def _validation(forecast: Forecast, rate: float) -> dict[str, Any]:
+def _validation(replica: Replica, forecast: Forecast, rate: float) -> dict[str, Any]:
     """A scenario against one replica at 80% of its capacity, and what to do with its records."""
     scenario = forecast.scenario(0.8 * rate, 600.0)
+    # A profile has no file of its own.
+    model = f"{replica.name} -o replica.json" if replica.origin == "predicted" else "MODEL.json"
     return {
         "scenario": {
             "target": {"url": "http://127.0.0.1:8000/client/v4", "api": "workers-ai"},
@@ -85,7 +87,6 @@ def _validation(forecast: Forecast, rate: float) -> dict[str, Any]:
         },
         "then": [
             "loadtest run validation.yaml --records validation.jsonl",
-            "loadtest fit RECORDS... -o replica.json --scenario validation.yaml "
-            "--held-out validation.jsonl",
+            f"loadtest validate {model} validation.jsonl --scenario validation.yaml",
         ],
     }

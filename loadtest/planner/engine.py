@@ -24,10 +24,12 @@ _KEPT = 4096  # stretches, before old ones are forgotten
 
 
 class Engine:
-    """The state of one replica. `until` is when its stretch ends; infinity if it is idle."""
+    """The state of one replica. `until` is when its stretch ends; infinity if it is idle. Without
+    `timed` it does not remember when tokens came."""
 
-    def __init__(self, costs: Costs, limits: Limits, number: int) -> None:
+    def __init__(self, costs: Costs, limits: Limits, number: int, timed: bool = True) -> None:
         self.number = number
+        self._timed = timed
         self.costs, self.limits = costs, limits
         self.until = float("inf")
         self.version = 0  # of `until`
@@ -50,11 +52,6 @@ class Engine:
         self._forgotten = 0
         self._order = 0
         self._prefixes, self._pictures = Cache(), Cache()
-
-    @property
-    def full(self) -> bool:
-        """Whether another request would be refused."""
-        return self.ongoing >= self.limits.queue
 
     def meet(self, request: Request) -> None:
         """Count a request that has come, whether there is room for it or not."""
@@ -88,9 +85,9 @@ class Engine:
         self.busy += now - self._began
         self._steps += count
         self._context += count * rows
-        if rows:
+        if rows and self._timed:
             self._ends.append((count, (now - self._began) / count * 1e6))
-        finished = self._finished()
+        finished = self._finished() if rows else []
         if self._prefilling:
             finished += self._prefilled(now)
         return finished
@@ -156,7 +153,8 @@ class Engine:
         """Decide what the next stretch does."""
         self.version += 1
         self._began = now
-        self._admit()
+        if self.waiting.count:
+            self._admit()
         if len(self._ends) > _KEPT:
             self._forget()
         if self._prefilling:

@@ -17,10 +17,15 @@ def shown(figure: Mapping[str, Any] | None, money: bool = False) -> str:
     if figure is None:
         return "none found"
     sign = "$" if money else ""
-    text = f"{sign}{figure['value']:,.6g}"
+    text = sign + _plain(figure["value"])
     if "low" in figure:
-        text += f" ({sign}{figure['low']:,.6g} to {sign}{figure['high']:,.6g})"
+        text += f" ({sign}{_plain(figure['low'])} to {sign}{_plain(figure['high'])})"
     return f"{text}, {figure['origin']}"
+
+
+def _plain(value: float) -> str:
+    """Without powers of ten."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.5g}"
 
 
 def lines(plan: Mapping[str, Any]) -> Iterator[str]:

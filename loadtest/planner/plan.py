@@ -115,15 +115,14 @@ def _warnings(replica: Replica) -> Iterator[str]:
     """Why the model may be no good."""
     if replica.origin == "predicted":
         yield "the model is a prediction: measure a replica and fit it before you buy"
-        return
     own = {name: error for name, error in replica.fit.items() if name.endswith("_median_error")}
     poor = [name for name, error in own.items() if error > _POOR]
     if poor:
         yield f"the model explains the very runs it was fitted to badly: {', '.join(poor)}"
     held = [abs(error) for name, error in replica.fit.items() if " all " in name]
-    if not held:
+    if not held and replica.origin != "predicted":
         yield "the model was held against no run it had not seen"
-    elif max(held) > _POOR:
+    elif held and max(held) > _POOR:
         yield f"the model was off by up to {max(held):.0%} on runs it had not seen"
 
 
@@ -193,7 +192,7 @@ def _check(known: _Known, replicas: int) -> dict[str, Any]:
     forecast = known.forecast
     each = forecast.total(forecast.peak) * forecast.burst / replicas
     count = min(replicas, _CHECKED)
-    spare = min(forecast.fleet.spare, count)
+    spare = ceil(forecast.fleet.spare * count / replicas)  # the same share of them
     whole = probe(known.replica, forecast, each, count)
     broken = probe(known.replica, forecast, each * count / (count + spare), count + spare, spare)
     objectives = parse(forecast.slo)

@@ -9,7 +9,7 @@ import msgspec
 import yaml
 
 from loadtest.core import UsageError
-from loadtest.planner.model import Costs, Limits, Replica
+from loadtest.planner.model import Costs, Limits, Replica, read
 
 _GIB = 1 << 30
 
@@ -94,6 +94,15 @@ def profile(name: str) -> Replica:
         sources=(gpu.source, file.model.source),
         cold_start=file.assumed.cold_start,
     )
+
+
+def find(text: str) -> Replica:
+    """A model file, or a profile by its name.
+
+    Raises:
+        UsageError: neither is there.
+    """
+    return read(Path(text)) if text.endswith(".json") else profile(text)
 
 
 def _roofline(model: _Model, assumed: _Assumed, gpu: _Gpu, weight_bytes: int) -> Costs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from loadtest import arrivals, traces
 from loadtest.actors import seat
@@ -100,8 +101,8 @@ class Author:
     def begin(self, due: float, user: int = -1) -> Request:
         """The first request of a new dialogue."""
         turns = self._work.turns.draw_count(self._plan, least=1)
-        dialogue = tuple(self._question(first=index == 0) for index in range(turns))
-        first = dialogue[0]
+        first = self._question(first=True)
+        later = [self._question(first=False) for _ in range(turns - 1)]
         return Request(
             tenant=self.tenant.name,
             due=due,
@@ -112,7 +113,7 @@ class Author:
             shared=first.shared,
             pictures=first.pictures,
             stream=self._work.stream,
-            dialogue=dialogue if turns > 1 else (),
+            dialogue=(first, *later) if later else (),
             talk=object() if turns > 1 else None,
             user=user,
         )
@@ -189,8 +190,9 @@ def _open(
     mix = random.Random(f"mix {scenario.seed} 0")
     profile = arrivals.profile(scenario.load.rate or "1", duration)
     process = arrivals.process(scenario.load.arrivals)
+    sums = list(accumulate(shares))
     for due in arrivals.schedule(profile, process, duration, str(scenario.seed)):
-        (author,) = mix.choices(authors, shares)
+        (author,) = mix.choices(authors, cum_weights=sums)
         yield author.begin(due)
 
 

@@ -51,6 +51,9 @@ class _Event(IntEnum):
     UPDATE = 5
 
 
+_STRETCH = int(_Event.STRETCH)  # most events are this one
+
+
 class Simulation:
     """One simulated run. After `records` is exhausted: what the fleet did."""
 
@@ -107,11 +110,15 @@ class Simulation:
         while True:
             if following is not None and (not self._events or following.due <= self._events[0][0]):
                 self.now = following.due
-                yield from self._due(following)
+                if refused := self._due(following):
+                    yield refused
                 following = next(opening, None)
             elif self._events:
                 self.now, _, kind, what, version = heappop(self._events)
-                yield from self._happens(kind, what, version)
+                if kind != _STRETCH:
+                    yield from self._happens(kind, what)
+                elif what.version == version:
+                    yield from self._advance(what)
                 if kind == _Event.TICK and not self._going(following):
                     break
             else:
@@ -131,36 +138,37 @@ class Simulation:
         if self.setting.policy:
             self._plan(self.setting.policy.interval, _Event.TICK)
 
-    def _plan(self, at: float, kind: _Event, what: Any = None, version: int = 0) -> None:
+    def _plan(self, at: float, kind: int, what: Any = None, version: int = 0) -> None:
         heappush(self._events, (at, next(self._order), kind, what, version))
 
-    def _happens(self, kind: int, what: Any, version: int) -> Iterator[Record]:
-        if kind == _Event.STRETCH:
-            if what.version == version:
-                yield from self._advance(what)
-        elif kind == _Event.DUE:
-            yield from self._due(what)
-        elif kind == _Event.READY:
+    def _happens(self, kind: int, what: Any) -> list[Record]:
+        """Anything but the end of a stretch."""
+        if kind == _Event.DUE:
+            refused = self._due(what)
+            return [refused] if refused else []
+        if kind == _Event.FAIL:
+            return self._fail()
+        if kind == _Event.READY:
             self._ready(what)
         elif kind == _Event.TICK:
             self._look()
-        elif kind == _Event.FAIL:
-            yield from self._fail()
         else:
             self._update()
+        return []
 
-    def _due(self, request: Request) -> Iterator[Record]:
-        """Route it; it waits at the router if nobody may take it."""
+    def _due(self, request: Request) -> Record | None:
+        """Route it; it waits at the router if nobody may take it, or is refused."""
         engine = None if self._queue.count else self._fleet.choose()
         if engine is None:
             self._queue.push(request.tenant, request, request.prompt + request.output)
-        elif engine.full:
+        elif engine.ongoing >= self.replica.limits.queue:
             self.refused += 1
             engine.meet(request)
-            yield self._refusal(request)
             self._again(request, self.now)
+            return self._refusal(request)
         else:
             self._give(engine, request)
+        return None
 
     def _give(self, engine: Engine, request: Request) -> None:
         version = engine.version
@@ -169,21 +177,23 @@ class Simulation:
         if self.setting.router == "least":
             self._fleet.changed(engine)
         if engine.version != version:
-            self._plan(engine.until, _Event.STRETCH, engine, engine.version)
+            self._plan(engine.until, _STRETCH, engine, engine.version)
 
-    def _advance(self, engine: Engine) -> Iterator[Record]:
+    def _advance(self, engine: Engine) -> list[Record]:
+        found = []
         for request in engine.advance():
-            yield self._answer(engine, request)
+            found.append(self._answer(engine, request))
             self._again(request, self.now)
         engine.plan(self.now)
         if engine.until != float("inf"):
-            self._plan(engine.until, _Event.STRETCH, engine, engine.version)
+            self._plan(engine.until, _STRETCH, engine, engine.version)
         if self._fleet.serves(engine):
             self._fleet.changed(engine)
             if self._queue.count:
                 self._drain_queue()
         elif engine.ongoing == 0:
             self._gone(engine.number)
+        return found
 
     def _drain_queue(self) -> None:
         while self._queue.count:
@@ -198,7 +208,7 @@ class Simulation:
             self._plan(found.due, _Event.DUE, found)
 
     def _made(self, number: int) -> Engine:
-        engine = Engine(self.replica.costs, self.replica.limits, number)
+        engine = Engine(self.replica.costs, self.replica.limits, number, self.setting.gaps)
         self.engines.append(engine)
         self._born[number] = self.now  # a replica that loads its model is paid for as well
         self.sizes.append((self.now, len(self._born)))
@@ -236,16 +246,18 @@ class Simulation:
             if engine.ongoing == 0:
                 self._gone(engine.number)
 
-    def _fail(self) -> Iterator[Record]:
+    def _fail(self) -> list[Record]:
         if not self._fleet.serving:
-            return
+            return []
         engine = self._fleet.serving[-1]
         self._fleet.withdraw(engine)
+        found = []
         for request in engine.lose():
-            yield self._lost(request)
+            found.append(self._lost(request))
             self._again(request, self.now)
         self._gone(engine.number)
         self._start()
+        return found
 
     def _update(self) -> None:
         self._doomed = list(self._fleet.serving)

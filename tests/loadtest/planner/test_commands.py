@@ -12,6 +12,7 @@ import yaml
 
 from loadtest.core import Record, UsageError
 from loadtest.payloads import Size
+from loadtest.planner.check import check
 from loadtest.planner.logs import read as read_log
 from loadtest.planner.model import Costs, Limits, Replica
 from loadtest.planner.profiles import names, profile
@@ -22,7 +23,7 @@ from loadtest.planner.tiles import tiles
 from loadtest.records import Writer, read
 from loadtest.scenario import Scenario, build
 from loadtest.workload import Author as Words
-from tests.loadtest.conftest import Command, read_json
+from tests.loadtest.conftest import Command, ended, mocked, read_json
 from tests.loadtest.planner.test_fit import TRUTH, Mix, run
 
 CHART = Path(__file__).parents[3] / "helm" / "llama-vision"
@@ -288,3 +289,30 @@ async def test_a_forecast_that_cannot_be_planned_is_refused(
     done = await loadtest("plan", "f.yaml", "--model", "h100-bf16")
     assert done.status == 2
     assert said in done.err
+
+
+async def test_the_emitted_validation_run_leaves_its_errors_in_the_model(
+    loadtest: Command, tmp_path: Path
+) -> None:
+    forecast = {**FORECAST, "tenants": FORECAST["tenants"][:1]}
+    (tmp_path / "f.yaml").write_text(yaml.safe_dump(forecast))
+    done = await loadtest("plan", "f.yaml", "--model", "h100-bf16", "--emit", "out")
+    assert done.status == 0, done.err
+    then = (tmp_path / "out" / "validation.yaml").read_text().splitlines()[:2]
+    run_it, keep_it = (line.removeprefix("# loadtest ").split() for line in then)
+    async with mocked(ttft=0.03, itl=0.002) as server:
+        flags = ["--url", server.target("workers-ai")["url"], "--account", "a", "--token", "t"]
+        run_it[1] = keep_it[keep_it.index("--scenario") + 1] = "out/validation.yaml"
+        ended(await loadtest(*run_it, *flags, "--duration", "4s", "--rate", "15"))
+    done = await loadtest(*keep_it)
+    assert done.status == 0, done.err
+    kept = read_json(tmp_path / "replica.json")
+    rows = check(profile("h100-bf16"), list(read(tmp_path / "validation.jsonl")), {})
+    expected = {f"validation {r['requests']} {r['quantity']}": r["error"] for r in rows}
+    assert kept["fit"] == expected
+    assert "service_ttft p95" in done.out
+    done = await loadtest("plan", "f.yaml", "--model", "replica.json")
+    assert "WARNING: the model was off by up to" in done.out
+    done = await loadtest("validate", "h100-bf16", "validation.jsonl")
+    assert done.status == 2
+    assert "--out" in done.err

@@ -1,0 +1,264 @@
+"""Predicted against measured: the shipped model on CPU, held-out loads, another mix, two replicas.
+
+    python -m benchmarks.accuracy [--quick]
+
+About eleven minutes on a machine that does nothing else; figures of a busy one say nothing. One
+stack of two replicas with a thread each runs throughout. What is fitted goes straight to one
+replica's own port, as what is held out of one replica does; what is held out of two goes through
+HAProxy. All take turns in short blocks, so that a machine whose speed drifts drifts under all of
+them. Loads are shares of what a closed loop gets out of it just before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from benchmarks.processes import Server, free_port, interrupt_on_sigterm
+from benchmarks.report import machine
+from loadtest.core import Record
+from loadtest.planner.check import check
+from loadtest.planner.fit import fit
+from loadtest.planner.model import Limits, Replica
+from loadtest.records import read
+
+ACCOUNT, TOKEN = "0" * 31 + "1", "accuracy"
+LIMITS = Limits(seqs=32, budget=2048, tile_pixels=80)  # of serving/catalog.yaml and the checkpoint
+TILES = {"vision": 4}
+_LENGTHS = {"prompt_tokens": "lognormal(80, 0.6)", "output_tokens": "lognormal(24, 0.5)"}
+_CHAT = {"name": "chat", **_LENGTHS}
+_PICTURE = {"images": 1, "sizes": ["160x160"]}
+_VISION = {"name": "vision", "prompt_tokens": 24, "output_tokens": 16, **_PICTURE}
+_MIXES = {
+    "usual": [{**_CHAT, "share": 4}, _VISION],
+    "pictures": [_CHAT, _VISION],
+}
+_APART = 1000.0  # seconds between blocks, when they are put together
+_TIMES = ("intended", "sent", "first_byte", "first_token", "end")
+_TARGETS = {"capacity": 0.10, "ttft_p95": 0.15}
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`load`: a share of what the replicas bear."""
+
+    name: str
+    load: float
+    mix: str = "usual"
+    replicas: int = 1
+    fitted: bool = False
+
+
+BLOCKS = (
+    Block("low", 0.25, fitted=True),
+    Block("middle", 0.4),
+    Block("high", 0.6, fitted=True),
+    Block("80%", 0.8),
+    Block("pictures", 0.4, "pictures"),
+    Block("two", 0.4, replicas=2),
+    Block("two, 65%", 0.65, replicas=2),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Ports by how many replicas are behind them."""
+
+    ports: dict[int, int]
+    folder: Path
+
+    def run(self, block: Block, seed: int, seconds: float, **load: float) -> list[Record]:
+        """What `loadtest run` saw."""
+        url = f"http://127.0.0.1:{self.ports[block.replicas]}/client/v4"
+        scenario = {
+            "target": {"url": url, "api": "workers-ai", "account": ACCOUNT, "token": TOKEN},
+            "load": load,
+            "duration": seconds,
+            "tenants": _MIXES[block.mix],
+            "seed": seed,
+        }
+        file, out = self.folder / "block.yaml", self.folder / "block.jsonl"
+        file.write_text(json.dumps(scenario))  # JSON is YAML
+        command = [Path(sys.executable).with_name("loadtest"), "run", file, "--records", out]
+        done = subprocess.run(
+            [*command, "--headless", "--calibration", "0"], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:] or done.stdout[-2000:])
+        return list(read(out))
+
+
+def serving(stack: ExitStack, folder: Path) -> Stack:
+    """The whole stack with two replicas, warm."""
+    port, log = free_port(), folder / "serving.log"
+    environment = {
+        "PORT": str(port),
+        "METRICS_PORT": str(free_port()),
+        "ACCOUNT_ID": ACCOUNT,
+        "API_TOKEN": TOKEN,
+        "STATE_DIR": str(folder / "state"),
+        "REPLICAS": "2",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [str(Path(sys.executable).with_name("serving")), "up"]
+    server = stack.enter_context(Server(command, environment, log))
+    server.wait(lambda: "ready after" in log.read_text(), 400)
+    found = Stack({2: port, 1: _replica_port()}, folder)
+    for block in (BLOCKS[0], BLOCKS[-1]):
+        found.run(block, 99, 8.0, concurrency=4)
+    return found
+
+
+def _replica_port() -> int:
+    """On which one of the replicas answers by itself."""
+    replicas = [
+        each
+        for each in psutil.Process().children(recursive=True)
+        if "ServeReplica" in " ".join(each.cmdline())
+    ]
+    return min(
+        each.laddr.port
+        for each in replicas[0].net_connections()
+        if each.status == psutil.CONN_LISTEN and 30000 <= each.laddr.port < 31000
+    )
+
+
+def borne(stack: Stack, block: Block, seconds: float) -> float:
+    """Requests a second of a closed loop that keeps the replicas busy."""
+    users = 12 * block.replicas
+    records = stack.run(block, 77, seconds, concurrency=users)
+    answered = [each for each in records if not each.error and each.end <= seconds]
+    return len(answered) / seconds
+
+
+def measured(stack: Stack, rounds: int, seconds: float) -> dict[Block, list[list[Record]]]:
+    """Blocks in turn, in every other round backwards."""
+    found: dict[Block, list[list[Record]]] = defaultdict(list)
+    most = {n: borne(stack, Block("", 1.0, replicas=n), seconds / 2) for n in (1, 2)}
+    pictures = borne(stack, Block("", 1.0, "pictures"), seconds / 2)
+    print(f"a closed loop gets {most} requests/s, {pictures:.2f} with more pictures", flush=True)
+    for turn in range(rounds):
+        for block in BLOCKS[:: 1 - 2 * (turn % 2)]:
+            whole = pictures if block.mix == "pictures" else most[block.replicas]
+            rate = f"{block.load * whole:.4f}"
+            found[block].append(stack.run(block, turn, seconds, rate=rate))
+            time.sleep(1)
+    return found
+
+
+def together(runs: list[list[Record]]) -> list[Record]:
+    """One run of several, far apart from each other."""
+    return [_later(each, _APART * i) for i, run in enumerate(runs) for each in run]
+
+
+def _later(record: Record, by: float) -> Record:
+    moved = {name: getattr(record, name) for name in _TIMES}
+    return msgspec.structs.replace(
+        record, **{name: at + by for name, at in moved.items() if at is not None}
+    )
+
+
+def judged(found: dict[Block, list[list[Record]]]) -> dict[str, Any]:
+    """The fit, and of each block what was measured beside what is predicted."""
+    fitted = [run for block, runs in found.items() if block.fitted for run in runs]
+    replica = fit(fitted, TILES, "shipped, one thread", LIMITS, 60.0)
+    rows = [row for block, runs in found.items() for row in _rows(replica, block, runs)]
+    return {
+        "fit": replica.fit,
+        "costs": msgspec.to_builtins(replica.costs),
+        "rows": rows,
+        "capacity": _capacity(rows),
+    }
+
+
+def _rows(replica: Replica, block: Block, runs: list[list[Record]]) -> Iterator[dict[str, Any]]:
+    records = together(runs)
+    for each in check(replica, records, TILES, block.replicas):
+        yield {
+            "block": block.name,
+            "load": block.load,
+            "fitted": block.fitted,
+            "answered": sum(not r.error for r in records),
+            "failed": sum(bool(r.error) for r in records),
+            **each,
+        }
+
+
+def _capacity(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The share of the closed loop's rate at which the p95 of the time to the first token is what
+    was measured at the highest load but one, by both curves."""
+    curve = sorted(
+        (row["load"], row["measured_ms"], row["predicted_ms"])
+        for row in rows
+        if row["requests"] == "all"
+        and row["quantity"] == "service_ttft p95"
+        and row["block"] in ("low", "middle", "high", "80%")
+    )
+    load, limit, _ = curve[-2]
+    predicted = _crossing([(x, p) for x, _, p in curve], limit)
+    return {
+        "limit_ms": limit,
+        "measured_load": load,
+        "predicted_load": predicted,
+        "error": None if predicted is None else predicted / load - 1,
+    }
+
+
+def _crossing(curve: list[tuple[float, float]], limit: float) -> float | None:
+    """Where the curve first passes the limit."""
+    for (x0, y0), (x1, y1) in pairwise(curve):
+        if y0 <= limit <= y1:
+            return x0 + (x1 - x0) * (limit - y0) / (y1 - y0)
+    return None
+
+
+def _told(result: dict[str, Any]) -> Iterator[str]:
+    yield f"{'block':<12}{'requests':<9}{'quantity':<20}{'measured':>10}{'predicted':>11}  error"
+    for row in result["rows"]:
+        if row["error"] is not None and row["quantity"].split()[1] != "mean":
+            target = "TARGET" if row["quantity"] == "service_ttft p95" else ""
+            yield (
+                f"{row['block'] + ('*' if row['fitted'] else ''):<12}{row['requests']:<9}"
+                f"{row['quantity']:<20}{row['measured_ms']:>10.1f}{row['predicted_ms']:>11.1f}"
+                f"  {row['error']:+.0%} {target}"
+            )
+    yield f"* fitted; targets: {_TARGETS}; capacity: {result['capacity']}"
+
+
+def main() -> None:
+    """Measure, fit, compare, file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--quick", action="store_true", help="that it works, not what it says")
+    given = parser.parse_args()
+    rounds, seconds = (1, 8.0) if given.quick else (given.rounds, given.seconds)
+    interrupt_on_sigterm()
+    head, began = machine(), time.monotonic()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        found = measured(serving(stack, folder), rounds, seconds)
+    result = {**vars(given), "machine": head, **judged(found)}
+    result["minutes"] = round((time.monotonic() - began) / 60, 1)
+    print("\n".join(_told(result)))
+    if not given.quick:
+        file = Path(__file__).parent / "results" / "accuracy.json"
+        file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
