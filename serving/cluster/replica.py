@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import TYPE_CHECKING
 
 from ray import serve
 from ray.serve.config import BackpressureConfig
@@ -21,6 +22,9 @@ from serving.gateway.receipts import log_access
 from serving.settings import Settings
 from serving.telemetry.logs import Json
 
+if TYPE_CHECKING:
+    from serving.engine.vllm import VllmEngine
+
 APPLICATION = "workers-ai"
 # Above what the engine queues (`max_num_queued_reqs`), so that it is the engine that refuses, in
 # the words of the API. What Serve itself refuses it refuses in plain text.
@@ -32,14 +36,11 @@ class Replica:
 
     def __init__(self, models: Catalog, settings: Settings) -> None:
         """Load the model; Serve sends no request before this returns."""
-        # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
-        from serving.engine.vllm import VllmEngine
-
         _log_to_ray(settings.log_format)
         self._metrics = Metrics(settings)  # before the engine makes its own
         self._tenants = Tenants(settings)
         model = only(models)
-        self._engine = VllmEngine(model)
+        self._engine = self.engine(model)
         gate = self._tenants.admission(model, self._engine.size)
         self._metrics.watch(gate, self._tenants.backlog)
         counted = self._metrics.observer(self._tenants.price)
@@ -67,6 +68,14 @@ class Replica:
             prices=self._tenants.prices,
             adapters=adapters,
         )
+
+    @staticmethod
+    def engine(model: Model) -> VllmEngine:
+        """The engine; blocks until it has loaded."""
+        # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
+        from serving.engine.vllm import VllmEngine
+
+        return VllmEngine(model)
 
     async def __serve_build_asgi_app__(self) -> Gateway:
         """The app Serve mounts on this replica's own port; here is the event loop of the engine."""
@@ -102,7 +111,7 @@ def _log_to_ray(format_: str) -> None:
     logger.setLevel(logging.INFO)
 
 
-def application(settings: Settings) -> serve.Application:
+def application(settings: Settings, replica: type[Replica] = Replica) -> serve.Application:
     """The application; its replicas are sized by the catalogue.
 
     Raises:
@@ -116,7 +125,8 @@ def application(settings: Settings) -> serve.Application:
         )
     models = Catalog.read(settings.catalog)
     deployment = serve.deployment(
-        serve.ingress()(Replica),
+        serve.ingress()(replica),
+        name=Replica.__name__,
         num_replicas=settings.replicas,
         ray_actor_options=dict(only(models).resources),
         max_ongoing_requests=_MAX_ONGOING,

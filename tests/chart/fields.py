@@ -11,7 +11,14 @@ from typing import Any
 ANY = object()
 
 _SECRET = {"valueFrom": {"secretKeyRef": {"name": ANY, "key": ANY}}}
-_ENDPOINTS = [{"port": ANY, "interval": ANY, "relabelings": ANY}]
+_ENDPOINTS = [
+    {
+        "port": ANY,
+        "interval": ANY,
+        "relabelings": ANY,
+        "authorization": {"credentials": {"name": ANY, "key": ANY}},
+    }
+]
 _GROUP = {"rayStartParams": ANY, "template": ANY}
 
 FIELDS: dict[str, dict[str, Any]] = {
