@@ -109,7 +109,8 @@ class Cluster:
         return config | {"http_options": {"host": "127.0.0.1", "port": self.ports["proxy head"]}}
 
     def head(self) -> subprocess.Popen[bytes]:
-        """Start the head, or start it again where it was."""
+        """Start the head, or start it again where it was, in a pod that remembers nothing."""
+        (self.folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)
         ports = f"--port={self.ports['gcs']}", f"--dashboard-port={self.ports['dashboard']}"
         files = f"--temp-dir={self.folder}/ray"
         return self.start("head", "head", "127.0.0.1", "--head", *ports, files)
@@ -191,7 +192,7 @@ def probe(cluster: Cluster, pod: str, name: str) -> str:
     return path
 
 
-async def answers(url: str, seconds: float = 90) -> None:
+async def answers(url: str, seconds: float = 240) -> None:
     """Wait until a probe passes. A kubelet has no token."""
     async with asyncio.timeout(seconds), httpx.AsyncClient() as client:
         while True:
