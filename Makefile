@@ -67,10 +67,11 @@ $(BIN)/python:
 	$(BIN)/pip install --no-deps -r requirements/dev.txt
 	@touch $@
 
-# The JavaScript clients; without npm their tests are skipped.
-.venv/.node: tests/contract/node/package-lock.json | $(BIN)/python
+# The JavaScript clients, and the types of the operators' kinds; without npm their tests are skipped.
+.venv/.node: tests/contract/node/package-lock.json tests/chart/node/package-lock.json | $(BIN)/python
 	@if command -v npm >/dev/null; \
-	  then npm ci --prefix tests/contract/node --ignore-scripts --no-audit --no-fund; \
+	  then for each in contract chart; do \
+	    npm ci --prefix tests/$$each/node --ignore-scripts --no-audit --no-fund || exit 1; done; \
 	  else echo "no npm: the contract tests of the JavaScript clients will be skipped"; fi
 	@touch $@
 

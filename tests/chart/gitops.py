@@ -15,8 +15,9 @@ from tests.chart import helm
 from tests.chart.helm import CHART, Chart, Object
 
 FOLDER = CHART.parents[1] / "deploy" / "gitops"
-HEADER = """# From helm/llama-vision with values-{}.yaml: `make gitops`. Do not edit; what you change goes
-# into values of your own, or into a patch (kustomize).
+HEADER = """\
+# From helm/llama-vision with values-{}.yaml: `make gitops`. Do not edit; what you change goes into
+# values of your own, or into a patch (kustomize).
 """
 VALUES: dict[str, Any] = {"image": {"digest": "sha256:" + "0" * 64}}
 """Whoever applies them puts the digest of his image there."""
