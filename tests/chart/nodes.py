@@ -67,6 +67,7 @@ class Cluster:
             "STATE_DIR": str(home / "state"),
             "RAY_AUTH_TOKEN": RAY_TOKEN,  # KubeRay sets it from the Secret
             "OMP_NUM_THREADS": "1",
+            "RAY_raylet_start_wait_time_s": "240",  # 30 s are too few for a busy machine
             f"{haproxy}METRICS_PORT": str(self.ports[f"metrics {node}"]),
             f"{haproxy}STATS_PORT": str(self.ports[f"stats {node}"]),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.ports["fallback"]),
@@ -81,7 +82,7 @@ class Cluster:
     def start(self, pod: str, node: str, address: str, *arguments: str) -> subprocess.Popen[bytes]:
         cluster = ray(self.objects)["rayClusterConfig"]
         group = cluster["headGroupSpec"] if pod == "head" else cluster["workerGroupSpecs"][0]
-        parameters = {"num-cpus": "2"} | group["rayStartParams"] | {"dashboard-host": "127.0.0.1"}
+        parameters = {"num-cpus": "1"} | group["rayStartParams"] | {"dashboard-host": "127.0.0.1"}
         if pod != "head":
             del parameters["dashboard-host"]
         command = [
@@ -119,7 +120,8 @@ class Cluster:
         """Start a worker; returns when its pod would have started."""
         gcs = f"--address=127.0.0.1:{self.ports['gcs']}"
         process = self.start("worker", node, WORKERS[node], gcs)
-        await answers(self.url(node, probe(self, "worker", "startupProbe")))
+        url = self.url(node, probe(self, "worker", "startupProbe"))
+        await answers(url, process=process)
         return process
 
     def processes(self, node: str) -> list[psutil.Process]:
@@ -192,10 +194,13 @@ def probe(cluster: Cluster, pod: str, name: str) -> str:
     return path
 
 
-async def answers(url: str, seconds: float = 240) -> None:
+async def answers(
+    url: str, seconds: float = 300, process: subprocess.Popen[bytes] | None = None
+) -> None:
     """Wait until a probe passes. A kubelet has no token."""
     async with asyncio.timeout(seconds), httpx.AsyncClient() as client:
         while True:
+            assert process is None or process.poll() is None, "ray start has given up"
             with suppress(httpx.TransportError):
                 if (await client.get(url)).status_code == 200:
                     return
