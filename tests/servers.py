@@ -145,6 +145,11 @@ def prometheus_binary(name: str) -> str:
     raise Missing("no Prometheus: neither installed nor a Debian package")
 
 
+def postgres_binary(name: str) -> Path:
+    """`pg_dump` and the like, of the server's version. Raises: Missing."""
+    return _postgres_binaries() / name
+
+
 def _run(server: Server) -> Iterator[Server]:
     try:
         server.start()

@@ -31,6 +31,8 @@ def _variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        # What a replica answers with 503 it has not begun: another may serve it.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure 503",
         # Our receipts count requests; Ray's way is a log line per request through a socket.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
@@ -24,6 +24,9 @@ from serving.cluster.tenants import Tenants
 from serving.gateway.app import Gateway
 from serving.settings import Settings
 from serving.telemetry.logs import Json
+
+if TYPE_CHECKING:
+    from serving.engine.vllm import VllmEngine
 
 APPLICATION = "workers-ai"
 # Above what the engine queues (`max_num_queued_reqs`), so that it is the engine that refuses, in
@@ -68,7 +71,7 @@ class Replica:
             tracing=self._telemetry.tracing,
         )
 
-    def _load(self, model: Model, settings: Settings) -> Any:
+    def _load(self, model: Model, settings: Settings) -> VllmEngine:
         # Here, so that whoever only starts replicas does not spend 7 s and 600 MB on it.
         from serving.engine.vllm import VllmEngine
 
@@ -130,6 +133,7 @@ def application(settings: Settings, replica: type[Replica] = Replica) -> serve.A
     models = Catalog.read(settings.catalog)
     deployment = serve.deployment(
         serve.ingress()(replica),
+        name=Replica.__name__,
         **_number(settings, only(models)),
         ray_actor_options=dict(only(models).resources),
         max_ongoing_requests=_MAX_ONGOING,

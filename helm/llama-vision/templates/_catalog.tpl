@@ -29,5 +29,5 @@
 
 {{/* Where the weights are fetched to or mounted. */}}
 {{- define "llama-vision.fetches" -}}
-{{- if has .Values.model.source (list "huggingFace" "https") }}true{{ end -}}
+{{- if has .Values.model.source (list "huggingFace" "https" "s3") }}true{{ end -}}
 {{- end -}}

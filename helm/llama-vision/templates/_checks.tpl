@@ -16,6 +16,16 @@
 {{- if and (eq $v.model.source "https") (not (and $v.model.https.url $v.model.https.sums)) -}}
 {{ fail "model.https: give url and sums, the SHA-256 of its SHA256SUMS" }}
 {{- end -}}
+{{- if and (eq $v.model.source "s3") (not (and $v.model.s3.url $v.model.s3.sums)) -}}
+{{ fail "model.s3: give url and sums, the SHA-256 of its SHA256SUMS" }}
+{{- end -}}
+{{- if and (or $v.adapters.claim $v.tenancy.prices) (not $v.tenancy.enabled) -}}
+{{ fail "adapters.claim and tenancy.prices need tenancy.enabled: without PostgreSQL each replica has accounts of its own" }}
+{{- end -}}
+{{- $named := hasPrefix "/etc/llama-vision/prices/prices.yaml#" (toString (get $v.settings "PRICES")) -}}
+{{- if ne (ternary "given" "" (ne $v.tenancy.prices "")) (ternary "given" "" $named) -}}
+{{ fail "tenancy.prices and settings.PRICES=/etc/llama-vision/prices/prices.yaml#NAME belong together" }}
+{{- end -}}
 {{- if and $v.tenancy.enabled (not (or $v.state.claim $v.state.create)) -}}
 {{ fail "tenancy.enabled needs state.claim or state.create: the journal of usage must outlive pods" }}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* The times of docs/kubernetes.md, "How a pod stops". Each holds the ones before it. */}}
+{{/* The times of docs/operations.md, "How a pod stops". Each holds the ones before it. */}}
 
 {{/* A replica: what reaches it while the route forgets it, and then the longest answer. */}}
 {{- define "llama-vision.drain.replica" -}}

