@@ -51,10 +51,8 @@ class Database:
     @contextmanager
     def alone(self) -> Iterator[Connection]:
         """A transaction that no other of this kind runs beside, in whatever process."""
-        with (
-            self._watched(),
-            self._engine.begin() as connection,
-        ):  # SQLite's take the write lock anyway
+        with self._watched(), self._engine.begin() as connection:
+            # SQLite's take the write lock anyway.
             if self._engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             yield connection
