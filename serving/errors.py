@@ -240,7 +240,7 @@ class QuotaSpent(Overloaded):
 class StoreDown(Overloaded):
     """The database or the shared limits cannot be reached, and nothing known says what to do."""
 
-    def __init__(self, retry_after: float = 5.0) -> None:
+    def __init__(self, retry_after: float) -> None:
         super().__init__("Service temporarily unavailable, please try again.", retry_after)
 
 

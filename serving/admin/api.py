@@ -88,7 +88,7 @@ def _work(database: Database, handler: Handler, call: Call) -> object:
     except ValueError as error:
         raise InvalidInput(str(error)) from error
     except Down as error:
-        raise StoreDown from error
+        raise StoreDown(database.wait()) from error
 
 
 async def _body(request: Request) -> bytes:

@@ -75,8 +75,8 @@ class Shared:
 
     async def reserve(self, request: str, charges: Sequence[Charge]) -> Refusal | dict[str, float]:
         """See `Store.reserve`."""
-        if time.monotonic() < self._away_until:
-            raise StoreDown(_REST)
+        if (rest := self._away_until - time.monotonic()) > 0:
+            raise StoreDown(rest)
         quotas = [each for each in charges if isinstance(each, Quota)]
         await self._raise([each for each in quotas if each.key not in self._raised])
         now = time.time()

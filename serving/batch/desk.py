@@ -7,9 +7,12 @@ everybody else there is none.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
-from serving.batch.steps import Bounds
+from sqlalchemy import Connection
+
+from serving.batch.steps import ROUTE, Bounds
 from serving.core import Caller
 from serving.errors import RateLimited, StoreDown, UnknownObject
 from serving.gateway.agreement import Agreements
@@ -20,7 +23,8 @@ from serving.tenancy import batches
 from serving.tenancy.accounts import now
 from serving.tenancy.database import Database, Down
 
-_COME_BACK = 60.0  # seconds: of a full queue nobody knows better
+_LATELY = 300.0  # seconds in which it is counted how fast items end
+_COME_BACK, _LONGEST = 60.0, 3600.0  # seconds: where none has ended lately; and at most
 
 
 class Desk:
@@ -49,7 +53,7 @@ class Desk:
         try:
             return await asyncio.to_thread(self._work, asked, caller)
         except Down as error:
-            raise StoreDown from error
+            raise StoreDown(self._database.wait()) from error
 
     def _work(self, asked: Submission | Poll, caller: Caller) -> bytes:
         if isinstance(asked, Poll):
@@ -62,10 +66,13 @@ class Desk:
         inputs = [(item.reference, item.data) for item in asked.items]
         with self._database.begin() as connection:
             items, size = batches.waiting(connection, caller.account)
-            if items + len(inputs) > self._bounds.items:
-                raise RateLimited(f"limit of {self._bounds.items} queued requests", _COME_BACK)
-            if size + sum(len(data) for _, data in inputs) > self._bounds.bytes:
-                raise RateLimited(f"limit of {self._bounds.bytes} queued bytes", _COME_BACK)
+            if (over := items + len(inputs) - self._bounds.items) > 0:
+                wait = _wait(connection, caller.account, over)
+                raise RateLimited(f"limit of {self._bounds.items} queued requests", wait)
+            more = sum(len(data) for _, data in inputs)
+            if (excess := size + more - self._bounds.bytes) > 0:
+                wait = _wait(connection, caller.account, math.ceil(items * excess / max(size, 1)))
+                raise RateLimited(f"limit of {self._bounds.bytes} queued bytes", wait)
             id_ = batches.submit(
                 connection, caller.account, caller.token, asked.model, inputs, now()
             )
@@ -81,3 +88,9 @@ class Desk:
             ended = batches.ended_of(connection, id_)
         responses = (Response(e.reference, e.success, e.output, e.usage) for e in ended)
         return batch.ended(responses)
+
+
+def _wait(connection: Connection, account: str, ahead: int) -> float:
+    """Seconds until so many more items have ended, at the pace of late."""
+    ended = batches.pace(connection, account, ROUTE, now() - int(_LATELY * 1000))
+    return min(max(ahead * _LATELY / ended, 1.0), _LONGEST) if ended else _COME_BACK

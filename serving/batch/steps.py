@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from serving.errors import EngineFailed, Overloaded, ServingError
 from serving.tenancy.batches import Demand
 
+ROUTE = "ai/run?queueRequest=true"
+"""In receipts of items; handing them in has receipts of its own."""
 ATTEMPTS = 3
 """How often an item may break an engine, or the process with it."""
 

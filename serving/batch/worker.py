@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from serving.batch import steps
-from serving.batch.steps import Bounds
+from serving.batch.steps import ROUTE, Bounds
 from serving.catalog import Catalog
 from serving.core import Receipt
 from serving.engine import Engine
@@ -35,8 +35,6 @@ from serving.tenancy.database import Database, Down
 from serving.tenancy.identity import Identity
 from serving.tenancy.prices import Prices
 
-ROUTE = "ai/run?queueRequest=true"
-"""In receipts of items; handing them in has receipts of its own."""
 _PERIOD = 1.0  # seconds between looking for what others handed in
 _CLEANING = 600.0  # seconds between deleting old results
 

@@ -141,7 +141,7 @@ class Finetunes:
             with begin() as connection:
                 return query(connection, *arguments, **named)
         except Down as error:
-            raise StoreDown from error
+            raise StoreDown(database.wait()) from error
 
 
 def _key(asked: str) -> str:

@@ -156,7 +156,7 @@ class Tenants:
         try:
             return await asyncio.to_thread(self._used, quotas)
         except Down as error:
-            raise StoreDown from error
+            raise StoreDown(self.tenancy.database.wait()) from error
 
     def _used(self, quotas: Sequence[Quota]) -> dict[str, int]:
         found = {}

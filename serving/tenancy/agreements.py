@@ -24,7 +24,7 @@ class Register:
             with self._database.begin() as connection:
                 return connection.execute(query).one_or_none() is not None
         except Down as error:
-            raise StoreDown from error
+            raise StoreDown(self._database.wait()) from error
 
     def add(self, account: str, model: str, token: str) -> None:
         """See `Register.add`. The first time counts, who and when."""
@@ -33,4 +33,4 @@ class Register:
             with self._database.begin() as connection:
                 insert_new(connection, tables.agreements, [row])
         except Down as error:
-            raise StoreDown from error
+            raise StoreDown(self._database.wait()) from error

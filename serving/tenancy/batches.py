@@ -85,6 +85,15 @@ def waiting(connection: Connection, account: str) -> tuple[int, int]:
     return int(items), int(size)
 
 
+def pace(connection: Connection, account: str, route: str, since: int) -> int:
+    """How many of the account's items have ended since then, by their rows of usage."""
+    columns = tables.usage.c
+    query = select(func.count()).where(
+        columns.account == account, columns.route == route, columns.at >= since
+    )
+    return int(connection.execute(query).scalar_one())
+
+
 def submit(
     connection: Connection,
     account: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ Down = (DBAPIError, PoolTimeout, OSError)
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _CONNECT_SECONDS = 2
+_SHORTEST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds
 _STATEMENT_MS = 10_000
 _LOCK = 0x6C76_7365  # any number of our own, for PostgreSQL's advisory lock
 
@@ -34,6 +36,7 @@ class Database:
             ValueError: of neither kind.
         """
         self._engine = _engine(url)
+        self._away_since: float | None = None
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -42,13 +45,14 @@ class Database:
         Raises:
             Down: any of these, when the server is away or does not answer.
         """
-        with self._engine.begin() as connection:
+        with self._watched(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:
         """A transaction that no other of this kind runs beside, in whatever process."""
-        with self._engine.begin() as connection:  # SQLite's take the write lock anyway
+        with self._watched(), self._engine.begin() as connection:
+            # SQLite's take the write lock anyway.
             if self._engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             yield connection
@@ -64,6 +68,21 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    def wait(self) -> float:
+        """Seconds after which to try again: as long again as the server has been away."""
+        since = self._away_since
+        away = 0.0 if since is None else time.monotonic() - since
+        return min(max(away, _SHORTEST_WAIT), _LONGEST_WAIT)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except Down:
+            self._away_since = self._away_since or time.monotonic()
+            raise
+        self._away_since = None
 
 
 def dialect_of(connection: Connection) -> Any:

@@ -87,7 +87,7 @@ class Identity:
         try:
             found = await asyncio.to_thread(self._select, tables.tokens.c.id == token)
         except Down as error:
-            raise StoreDown from error
+            raise StoreDown(self._database.wait()) from error
         return _opened(next(iter(found.values()), _NOBODY), account, "ai")
 
     def close(self) -> None:
@@ -111,14 +111,14 @@ class Identity:
         except Down as error:
             self._down = True
             if before is None or before.caller is None:
-                raise StoreDown from error
+                raise StoreDown(self._database.wait()) from error
             if time.monotonic() - before.asked > self._grace:
-                raise StoreDown from error
+                raise StoreDown(self._database.wait()) from error
             return before
         # The thread may have forgotten it in between: then somebody asks again.
         found = self._good.get(digest) or self._wrong.get(digest)
         if found is None:
-            raise StoreDown
+            raise StoreDown(self._database.wait())
         return found
 
     def _run(self) -> None:

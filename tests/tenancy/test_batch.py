@@ -22,8 +22,8 @@ from serving.admission.gate import Gate, Policy
 from serving.admission.store import Memory
 from serving.batch import steps
 from serving.batch.desk import Desk
-from serving.batch.steps import Bounds
-from serving.batch.worker import ROUTE, Worker
+from serving.batch.steps import ROUTE, Bounds
+from serving.batch.worker import Worker
 from serving.catalog import Catalog, Model
 from serving.cluster.finetunes import Finetunes
 from serving.cluster.tenants import Tenancy, Tenants
@@ -287,6 +287,21 @@ async def test_bounds_have_clear_errors(tenants: Tenants) -> None:
         other = made.service.account()  # whose queue is its own
         _, value = made.service.token(other)
         await made.submit({"prompt": "a"}, {"prompt": "b"}, token=value, account=other)
+
+
+async def test_a_full_queue_says_when_there_is_room_at_the_pace_of_late(tenants: Tenants) -> None:
+    async with replica(tenants, items=20) as made:
+
+        async def told(count: int) -> int:
+            refused = await made.post({"requests": [{"prompt": "x"}] * count})
+            assert (refused.status_code, refused.json()["errors"][0]["code"]) == (429, 3021)
+            return int(refused.headers["retry-after"])
+
+        assert await told(30) == 60  # nobody knows yet
+        await made.result(await made.submit(*[{"prompt": "x"}] * 15))
+        assert await told(30) == 200  # 10 too many, 15 in five minutes
+        assert await told(23) == 60
+        assert await told(21) == 20
 
 
 async def test_many_at_once_do_not_exceed_the_bound(tenants: Tenants) -> None:
