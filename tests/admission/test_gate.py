@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,58 @@ async def test_many_who_leave_at_once_take_no_turn_with_them() -> None:
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(each) for each in found} <= {type(None), asyncio.CancelledError}
         assert (turns.waiting, turns._running, turns._turns) == (0, {}, {})
+
+
+async def test_two_replicas_share_the_limits_of_an_account(
+    tenants: Tenants, redis: Any, tmp_path: Path
+) -> None:
+    """Each with its own gate, on one Redis: requests, places and tokens are counted together."""
+    settings = tenants._settings.model_copy(update={"state_dir": tmp_path / "second"})
+    shared = {"database_url": f"sqlite:///{tmp_path}/state/tenancy.db"}
+    secret = {"tenancy_secret": (tmp_path / "state/secret").read_text().strip()}
+    both = [tenants, Tenants(Settings(**settings.model_dump() | shared | secret))]
+    async with AsyncExitStack() as stack:
+        services = []
+        for each in both:
+            gate = Gate(Policy(4), Shared(redis.url, each.used), size, each.price)
+            services.append(await stack.enter_async_context(serving(each, admission=gate)))
+        one = services[0]
+        people = [one.account() for _ in range(3)]
+        keys = [one.token(account)[1] for account in people]
+        limit(one, people[0], requests_per_minute=5)
+        limit(one, people[1], concurrent_requests=1)
+        limit(one, people[2], tokens_per_day=26)
+
+        async def run(who: int, count: int) -> list[int]:
+            """Alternately through the two, all at once."""
+            asked = (services[i % 2].run(keys[who], people[who]) for i in range(count))
+            return sorted([answer.status_code for answer in await asyncio.gather(*asked)])
+
+        assert await run(0, 9) == [200] * 5 + [429] * 4
+        for service in services:
+            service.engine.faults.first_token_delay = 0.5
+        assert await run(1, 4) == [200] + [429] * 3
+        for service in services:
+            service.engine.faults.first_token_delay = 0.0
+        # Four tokens each, prompt and answer: six fit, however many may be estimated at once.
+        codes = [code for _ in range(4) for code in await run(2, 2)]
+        codes += [(await one.run(keys[2], people[2], max_tokens=2)).status_code for _ in range(8)]
+        assert codes.count(200) == 6
+    both[1].close()
+
+
+async def test_a_quota_survives_an_emptied_redis(tenants: Tenants, redis: Any) -> None:
+    """What was used is in the database: nobody gets the day twice."""
+    gate = Gate(Policy(4), Shared(redis.url, tenants.used), size, tenants.price)
+    async with serving(tenants, admission=gate) as service:
+        limit(service, tokens_per_day=10)
+        codes = [(await service.run(max_tokens=4)).status_code for _ in range(2)]
+        assert codes == [200, 200]
+        tenants._ledger._ship()
+        redis.stop()
+        redis.start()
+        await asyncio.sleep(1.1)  # for which it is left alone, if its absence was noticed
+        assert said(await service.run(max_tokens=4)) == (429, 3036)
 
 
 @pytest.mark.parametrize("opens", [True, False])
