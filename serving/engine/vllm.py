@@ -192,7 +192,7 @@ class VllmEngine:
 
     def _of_images(self, rendered: Any) -> int:
         """Tokens that the vision tower will make: of tiles as they were really cut."""
-        pictures = rendered.get("mm_kwargs", {}).get("image", ())
+        pictures = rendered.get("encoder_prompt", rendered).get("mm_kwargs", {}).get("image", ())
         return self._tile_tokens * sum(int(each["num_tiles"].data) for each in pictures)
 
     async def _render(self, prompt: TokensPrompt) -> Any:

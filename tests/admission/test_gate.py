@@ -21,7 +21,7 @@ from serving.admission.turns import Turns
 from serving.cluster.tenants import Tenants
 from serving.core import Generation, Limits, Size
 from serving.engine.fake import count_tokens
-from serving.errors import Overloaded
+from serving.errors import AccountDisabled, Overloaded, WrongToken
 from serving.settings import Settings
 from serving.tenancy import accounts, tables
 from tests.tenancy.conftest import ACCOUNT, TOKEN, Service, bearer, path, serving
@@ -107,6 +107,74 @@ async def test_dollars_of_a_month(service: Service) -> None:
     limit(service, picodollars_per_month=2 * 4 * 240_000)
     codes = [(await service.run(max_tokens=2)).status_code for _ in range(3)]
     assert codes == [200, 200, 429]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("requests_per_minute", 3021),
+        ("tokens_per_minute", 3021),
+        ("concurrent_requests", 3021),
+        ("tokens_per_day", 3036),
+        ("tokens_per_month", 3036),
+        ("picodollars_per_day", 3036),
+    ],
+)
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_limit_of_nothing_lets_nothing_through(
+    tenants: Tenants, redis: Any, name: str, code: int, shared: bool
+) -> None:
+    store = Shared(redis.url, tenants.used) if shared else Memory(tenants.used)
+    gate = Gate(Policy(4), store, size, tenants.price)
+    async with serving(tenants, admission=gate) as service:
+        account = service.account()
+        _, value = service.token(account)
+        limit(service, account, **{name: 0})
+        refused = await service.run(value, account)
+        assert said(refused) == (429, code)
+        assert int(refused.headers["retry-after"]) >= 1
+        assert service.engine.started == []
+
+
+@pytest.mark.parametrize("service", [{"context": 100}], indirect=True)
+async def test_asking_for_more_tokens_than_there_can_be_reserves_no_more(service: Service) -> None:
+    """A careless `max_tokens` is not a reason to refuse what fits the quota."""
+    limit(service, tokens_per_day=120, tokens_per_minute=10**9)
+    assert (await service.run(max_tokens=2**40)).status_code == 200
+    assert (await service.run(max_tokens=2**40)).status_code == 200
+
+
+@pytest.mark.parametrize("service", [{"slots": 1, "patience": 60.0}], indirect=True)
+async def test_whoever_was_disabled_while_waiting_gets_no_turn(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor whose token was revoked; the turn goes on to others."""
+    monkeypatch.setattr("serving.gateway.tenant.PATIENCE", 0.2)
+    off, gone, good = [service.account() for _ in range(3)]
+    keys = {account: service.token(account) for account in (off, gone, good)}
+    for account in (off, gone):  # known to the replica
+        assert (await service.run(keys[account][1], account)).status_code == 200
+    service.engine.faults.hang_after = 0
+    first = asyncio.create_task(service.run(keys[good][1], good))
+    while len(service.engine.started) < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    service.engine.faults.hang_after = None
+    asked = [asyncio.create_task(service.run(keys[a][1], a)) for a in (off, gone, good)]
+    await asyncio.sleep(0.2)
+    with service.tenants.tenancy.database.begin() as connection:
+        accounts.switch(connection, "test", off, on=False)
+        accounts.revoke(connection, "test", gone, keys[gone][0].id)
+    for account in (off, gone):
+        with pytest.raises((AccountDisabled, WrongToken)):
+            while True:
+                await service.tenants.identity.check(keys[account][1].encode(), account)
+                await asyncio.sleep(0.1)
+    first.cancel()
+    answers = [await each for each in asked]
+    assert said(answers[0]) == (403, 3023)
+    assert said(answers[1]) == (401, 10000)
+    assert answers[2].status_code == 200
+    assert len(service.engine.started) == 4
 
 
 async def test_a_restart_forgets_no_quota(service: Service) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -95,6 +96,24 @@ async def test_large_sums_of_money_are_exact(store: Store, key: str) -> None:
     else:
         assert isinstance(store, Memory)
         assert store._used[key] == 27 * 10**15 + 3
+
+
+@pytest.mark.parametrize("skew", [-3600.0, 3600.0])
+async def test_a_replica_whose_clock_is_wrong_counts_as_the_others(
+    redis: Any, key: str, monkeypatch: pytest.MonkeyPatch, skew: float
+) -> None:
+    """Redis's clock counts; what is told of a rate is in the replica's own time."""
+    shared, rate = Shared(redis.url), Rate(key, "r", limit=2, cost=1)
+    await shared.reserve("right", [rate])
+    wrong = SimpleNamespace(time=lambda: time.time() + skew, monotonic=time.monotonic)
+    monkeypatch.setattr("serving.admission.redis.time", wrong)
+    answer = await shared.reserve("wrong", [rate])
+    assert isinstance(answer, dict)
+    assert 59 < answer[key] - wrong.time() <= 60
+    refused = await shared.reserve("wrong", [rate])
+    assert isinstance(refused, Refusal)
+    assert 29 < refused.wait <= 30
+    await shared.close()
 
 
 async def test_so_many_at_a_time(store: Store, key: str) -> None:
