@@ -342,6 +342,22 @@ async def test_at_the_engine_no_burst_comes_before_what_another_sends_next(
     assert first < second < stood[low][0] < 2**63
 
 
+async def test_the_queue_is_bounded_in_pixels_too() -> None:
+    """Whoever fills most of it with pictures makes room for who sends few."""
+    turns = Turns(slots=1, tokens=10**6, pixels=100, patience=9)
+    await turns.take(Waiting("first", 1))
+    large = [asyncio.create_task(turns.take(Waiting("large", 1, pixels=40))) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await turns.take(Waiting("large", 1, pixels=40))
+    small = asyncio.create_task(turns.take(Waiting("small", 1, pixels=30)))
+    with pytest.raises(Overloaded):
+        await large[1]
+    assert turns.load.pixels == 70
+    for task in (large[0], small):
+        task.cancel()
+
+
 async def test_many_who_leave_at_once_take_no_turn_with_them() -> None:
     """Those with a turn, those waiting, and those whose turn comes while they leave."""
     turns, generator = Turns(slots=4, tokens=10**6, pixels=1, patience=9), random.Random(3)
