@@ -236,13 +236,15 @@ async def test_whoever_waits_too_long_is_told_to_come_back(service: Service) -> 
 
 @pytest.mark.parametrize("service", [{"slots": 1, "patience": 9.0}], indirect=True)
 async def test_whoever_leaves_the_queue_makes_room(service: Service) -> None:
-    service.engine.faults.first_token_delay = 0.4
+    service.engine.faults.hang_after = 0
     first = asyncio.create_task(service.run())
-    await asyncio.sleep(0.1)
+    while not service.engine.started:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    service.engine.faults.hang_after = None
     with pytest.raises(httpx.ReadTimeout):
         async with service.client() as client:
-            await client.post(path(), json={"prompt": "gone"}, timeout=0.1)
-    assert (await first).status_code == 200
+            await client.post(path(), json={"prompt": "gone"}, timeout=0.3)
+    first.cancel()
     assert (await service.run()).status_code == 200
     assert len(service.engine.started) == 2
 

@@ -6,12 +6,12 @@ import logging
 
 import pytest
 
-from serving.cluster.metrics import Metrics
+from serving.cluster.telemetry import Telemetry
 from serving.cluster.tenants import Tenants
-from serving.gateway.receipts import log_access
 from serving.gateway.routes import ROUTES
 from serving.telemetry.shelf import folder
 from serving.tenancy import accounts, tables
+from tests.servers import free_port
 from tests.tenancy.conftest import MODEL, Service, serving
 
 CANARY = "canary-7f3a"
@@ -66,12 +66,12 @@ async def test_what_was_said_is_in_no_log_no_metric_and_no_error(
 ) -> None:
     """In any dialect, with requests that work, that are wrong, and that break the engine."""
     caplog.set_level(logging.DEBUG)
-    metrics = Metrics(tenants._settings.model_copy(update={"metrics_port": 0}))
-    counted = metrics.observer(tenants.price)
-    async with serving(tenants, observers=(counted, log_access)) as service:
+    settings = tenants._settings.model_copy(update={"metrics_port": free_port()})
+    telemetry = Telemetry(settings)
+    async with serving(tenants, observers=telemetry.observers(tenants.price)) as service:
         await _said_nowhere(service, caplog)
-    kept = b"".join(f.read_bytes() for f in folder(tenants._settings.state_dir).iterdir())
-    metrics.close()
+    kept = b"".join(file.read_bytes() for file in folder(settings.state_dir).iterdir())
+    telemetry.close()
     assert b"ai/run" in kept
     assert CANARY.encode() not in kept
 
