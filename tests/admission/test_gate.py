@@ -269,7 +269,7 @@ async def test_a_full_queue_drops_the_loud_and_not_the_quiet(service: Service) -
 )
 async def test_a_burst_delays_nobody_else(service: Service) -> None:
     """The other tenant's request is next, not the two hundredth."""
-    service.engine.faults.first_token_delay = 0.02
+    service.engine.faults.first_token_delay = 0.5
     quiet = service.account()
     _, value = service.token(quiet)
     async with httpx.AsyncClient(
@@ -280,12 +280,14 @@ async def test_a_burst_delays_nobody_else(service: Service) -> None:
     ) as client:
         body = {"prompt": "one", "max_tokens": 2}
         burst = [asyncio.create_task(client.post(path(), json=body)) for _ in range(200)]
-        while len(service.engine.started) < 20:  # noqa: ASYNC110
+        while len(service.engine.started) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         before = len(service.engine.started)
         assert (await service.run(value, quiet, max_tokens=2)).status_code == 200
         assert len(service.engine.started) - before < 20
-        await asyncio.gather(*burst)
+        for task in burst:
+            task.cancel()
+        await asyncio.gather(*burst, return_exceptions=True)
 
 
 async def test_some_places_are_kept_for_who_has_less_than_a_share() -> None:
