@@ -42,12 +42,14 @@ class Policy:
 
     The engine runs `slots` requests of whoever comes, and `kept` more of tenants that have less
     than their share there.
+    No request takes more than `context` tokens, whatever it asks for.
     `fails_open`: while the shared store is away each replica limits alone, else nobody with limits
     is served.
     """
 
     slots: int
     kept: int = 0
+    context: int = 1_000_000
     queue_tokens: int = 1_000_000
     queue_pixels: int = 1_000_000_000
     patience: float = 60.0
@@ -149,7 +151,7 @@ class Gate:
 
     def _expected(self, caller: Caller, generation: Generation) -> int:
         """Output tokens: no more than asked for, nor twice what the account usually gets."""
-        most = generation.sampling.max_tokens
+        most = min(generation.sampling.max_tokens, self.policy.context)
         usual = self._usual.get(_flow(caller, generation))
         return most if usual is None else min(most, max(_AT_LEAST, int(2 * usual)))
 

@@ -22,7 +22,8 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import NoScriptError
 
 from serving.admission import scripts
 from serving.admission.charges import Charge, Quota, Rate, Refusal, settled
@@ -36,6 +37,7 @@ LEASE = 900
 _TIMEOUT = 1.0  # seconds for a round trip, and to wait for a connection
 _CONNECTIONS = 2  # one exchanges, one is spare while that is made anew
 _REST = 1.0  # seconds for which it is not asked again after a failure
+_TRIES = 3  # to reserve, while connections come and go
 _MOST = 100_000  # quotas remembered as raised
 
 _log = logging.getLogger("serving.admission")
@@ -48,7 +50,7 @@ class _Call:
 
     script: str
     keys: list[str]
-    arguments: Sequence[str | int | float]
+    arguments: Sequence[str | bytes | int]
     answer: asyncio.Future[Any] | None = None
 
 
@@ -64,7 +66,7 @@ class Shared:
             socket_connect_timeout=_TIMEOUT,
             decode_responses=True,
             redis_connect_func=self._connected,
-            retry=Retry(NoBackoff(), 0),  # what was sent may have been done
+            retry=Retry(NoBackoff(), 1, (Disconnected,)),  # a connection that went stale
         )
         self._redis = Redis.from_pool(pool)
         self._used = used
@@ -77,16 +79,9 @@ class Shared:
         """See `Store.reserve`."""
         if (rest := self._away_until - time.monotonic()) > 0:
             raise StoreDown(rest)
-        quotas = [each for each in charges if isinstance(each, Quota)]
-        await self._raise([each for each in quotas if each.key not in self._raised])
         now = time.time()
-        answer = await self._take(request, charges, now)
-        if answer[0] < 0:  # emptied under us
-            await self._raise(quotas)
-            answer = await self._take(request, charges, now)
+        answer = await self._taken(request, charges, now)
         if answer[0]:
-            if answer[0] < 0:
-                raise StoreDown(_REST)
             return Refusal(charges[answer[0] - 1], float(answer[1]))
         ahead = now - float(answer[1])
         rates = [charge.key for charge in charges if isinstance(charge, Rate) and charge.limit]
@@ -95,7 +90,7 @@ class Shared:
     def settle(self, request: str, differences: Differences) -> None:
         """See `Store.settle`. What cannot be told to Redis lapses there: leases after `LEASE`."""
         keys = scripts.keys([charge for charge, _ in differences])
-        self._say(_Call(SETTLE, keys, [request, *scripts.settling(differences)]))
+        self._say(_Call(SETTLE, keys, [request, scripts.settling(differences)]))
 
     async def close(self) -> None:
         """Finish settling; close the connections."""
@@ -103,8 +98,22 @@ class Shared:
             await self._exchange
         await self._redis.aclose()
 
+    async def _taken(self, request: str, charges: Sequence[Charge], now: float) -> Any:
+        """What `RESERVE` says by a Redis whose quotas are right."""
+        quotas = {each.key: each for each in charges if isinstance(each, Quota)}
+        for _ in range(_TRIES):
+            await self._raise([quotas[key] for key in quotas.keys() - self._raised])
+            answer = await self._take(request, charges, now)
+            if answer[0] < 0:  # emptied under us
+                self._raised -= quotas.keys()
+            elif quotas.keys() <= self._raised:
+                return answer
+            elif answer[0] == 0:  # granted by one that we had not met before
+                self.settle(request, settled(charges, Usage(), 0))
+        raise StoreDown(_REST)
+
     async def _take(self, request: str, charges: Sequence[Charge], now: float) -> Any:
-        words = [request, LEASE, *scripts.reserving(charges, now)]
+        words = (request, LEASE, scripts.reserving(charges, now))
         answer = self._ask(_Call(RESERVE, scripts.keys(charges), words))
         try:
             return await asyncio.shield(answer)
@@ -146,14 +155,14 @@ class Shared:
             calls, self._calls = self._calls, []
             try:
                 answers = await self._run(calls)
-            except (RedisError, OSError) as error:
+            except Exception as error:
                 self._failed(error)
                 answers = [error] * len(calls)
             for call, answer in zip(calls, answers, strict=True):
                 _tell(call, answer)
 
     async def _run(self, calls: Sequence[_Call]) -> list[Any]:
-        """Raises: RedisError, OSError: Redis is away."""
+        """Raises: whatever the client does when Redis is away."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for call in calls:
                 pipeline.evalsha(_SHA[call.script], len(call.keys), *call.keys, *call.arguments)

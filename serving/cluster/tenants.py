@@ -80,6 +80,7 @@ class Tenants:
         policy = Policy(
             slots=model.slots,
             kept=model.kept,
+            context=model.context_window,
             queue_tokens=settings.queue_tokens,
             queue_pixels=settings.queue_pixels,
             patience=settings.queue_seconds,

@@ -17,6 +17,7 @@ from typing import Any
 
 from vllm import AsyncEngineArgs, TokensPrompt
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
+from vllm.inputs.engine import split_enc_dec_input
 from vllm.outputs import RequestOutput
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -207,7 +208,8 @@ class VllmEngine:
 
     def _of_images(self, rendered: Any) -> int:
         """Tokens that the vision tower will make: of tiles as they were really cut."""
-        pictures = rendered.get("mm_kwargs", {}).get("image", ())
+        _, prompt = split_enc_dec_input(rendered)
+        pictures = prompt.get("mm_kwargs", {}).get("image", ())
         return self._tile_tokens * sum(int(each["num_tiles"].data) for each in pictures)
 
     async def _render(self, prompt: TokensPrompt) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from time import time
 from types import MappingProxyType
 from urllib.parse import parse_qsl
@@ -177,7 +177,11 @@ class Gateway:
         generation = await finetunes.adapted(self._adapters, caller, generation)
         draft.adapter = generation.adapter.id if generation.adapter else ""
         run = stream.answer_stream if generation.stream else stream.answer_plain
-        engine: Engine = Tenant(self._engine, self._admission, self._begin, caller, draft)
+
+        def still() -> Awaitable[Caller]:
+            return self._authenticator.check(bearer(scope["headers"]), target.account)
+
+        engine: Engine = Tenant(self._engine, self._admission, self._begin, caller, draft, still)
         if target.gateway:
             engine = aig.hurried(engine, scope["headers"])
         await run(engine, generation, writer, receive, send, draft)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
@@ -58,6 +58,11 @@ Begin = Callable[[Receipt], Callable[[Usage], None] | None]
 that the request has used, each time it is more."""
 
 
+Still = Callable[[], Awaitable[object]]
+PATIENCE = 1.0
+"""Seconds in the queue after which a caller is looked at again."""
+
+
 class Tenant:
     """Satisfies `Engine`, for one request."""
 
@@ -68,12 +73,15 @@ class Tenant:
         begin: Begin | None,
         caller: Caller,
         draft: Draft,
+        still: Still | None = None,
     ) -> None:
+        """`still` raises when a caller who waited for a turn may no longer use the engine."""
         self._engine = engine
         self._admission = admission
         self._begin = begin
         self._caller = caller
         self._draft = draft
+        self._still = still
 
     async def generate(
         self, generation: Generation, spent: Spent = unheard
@@ -93,6 +101,8 @@ class Tenant:
         finally:
             self._draft.admitted()
         try:
+            if self._still is not None and (self._draft.queued or 0.0) > PATIENCE:
+                await self._still()
             theirs = self._theirs(generation, ticket.priority)
             async with aclosing(self._engine.generate(theirs, given_up)) as deltas:
                 async for delta in deltas:

@@ -31,6 +31,7 @@ FRESH = 4.0
 GRACE = 900.0
 """Seconds that known tokens outlive the database."""
 _PERIOD = 2.0
+_PATIENCE = 0.5  # seconds that a request with a known token waits for the database
 _UNUSED = 600.0  # seconds until a token that nobody sends is forgotten
 _MOST = 10_000  # answers kept, of good and of wrong tokens each
 _SEEN_PERIOD = 60.0  # seconds between two writes of when tokens were last used
@@ -106,8 +107,13 @@ class Identity:
         return await self._look_up(digest, known)
 
     async def _look_up(self, digest: bytes, before: _Known | None) -> _Known:
+        asking = asyncio.ensure_future(asyncio.to_thread(self._refresh, (digest,)))
+        asking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        is_known = before is not None and before.caller is not None
         try:
-            await asyncio.to_thread(self._refresh, (digest,))
+            # A database that does not answer is away, for those who can do without it.
+            async with asyncio.timeout(_PATIENCE if is_known else None):
+                await asyncio.shield(asking)
         except Down as error:
             self._down = True
             if before is None or before.caller is None:

@@ -72,6 +72,7 @@ class Journal:
         self._closing.set()
         self._dirty.set()
         self._thread.join()
+        self._flush()  # what a full disk had no room for; if it still has none, slots keep it
         os.close(self._descriptor)
 
     def begin_anew(self, shipped: int) -> bool:
@@ -104,7 +105,10 @@ class Journal:
         while not self._closing.is_set():
             self._dirty.wait()
             self._dirty.clear()
-            os.fdatasync(self._descriptor)
+            try:
+                os.fdatasync(self._descriptor)
+            except OSError as error:
+                _log.error("the journal cannot be synced: %s", error)
             self._closing.wait(SYNC)
 
 

@@ -12,6 +12,7 @@ written before the tokens are sent, so no client has received more than its slot
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
@@ -60,7 +61,8 @@ class Slots:
 
     def __init__(self, file: Path) -> None:
         with file.open("x+b") as made:
-            made.truncate(SIZE * COUNT)  # sparse: only what is used takes room
+            # Room on disk for all of it: a page that finds none later kills the process.
+            os.posix_fallocate(made.fileno(), 0, SIZE * COUNT)
             self._map = mmap.mmap(made.fileno(), SIZE * COUNT)
         self._free = list(range((COUNT - 1) * SIZE, -1, -SIZE))
         self._taken: dict[str, int] = {}

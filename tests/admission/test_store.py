@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ import pytest
 
 from serving.admission.charges import Lease, Quota, Rate, Refusal
 from serving.admission.redis import Shared
+from serving.admission.scripts import PREFIX
 from serving.admission.store import Memory, Store
 from serving.errors import StoreDown
 
@@ -96,6 +98,24 @@ async def test_large_sums_of_money_are_exact(store: Store, key: str) -> None:
         assert store._used[key] == 27 * 10**15 + 3
 
 
+@pytest.mark.parametrize("skew", [-3600.0, 3600.0])
+async def test_a_replica_whose_clock_is_wrong_counts_as_the_others(
+    redis: Any, key: str, monkeypatch: pytest.MonkeyPatch, skew: float
+) -> None:
+    """Redis's clock counts; what is told of a rate is in the replica's own time."""
+    shared, rate = Shared(redis.url), Rate(key, "r", limit=2, cost=1)
+    await shared.reserve("right", [rate])
+    wrong = SimpleNamespace(time=lambda: time.time() + skew, monotonic=time.monotonic)
+    monkeypatch.setattr("serving.admission.redis.time", wrong)
+    answer = await shared.reserve("wrong", [rate])
+    assert isinstance(answer, dict)
+    assert 59 < answer[key] - wrong.time() <= 60
+    refused = await shared.reserve("wrong", [rate])
+    assert isinstance(refused, Refusal)
+    assert 29 < refused.wait <= 30
+    await shared.close()
+
+
 async def test_so_many_at_a_time(store: Store, key: str) -> None:
     lease = Lease(key, "concurrent", 2)
     assert not isinstance(await store.reserve("a", [lease]), Refusal)
@@ -122,6 +142,73 @@ async def test_no_overshoot_from_several_replicas(redis: Any, key: str) -> None:
     assert sum(not isinstance(answer, Refusal) for answer in answers) == 100
     for replica in replicas:
         await replica.close()
+
+
+class Books:
+    """A database that knows what was used of each quota."""
+
+    def __init__(self, used: int = 0) -> None:
+        self.used, self.asked = used, 0
+
+    async def __call__(self, quotas: Sequence[Quota]) -> Mapping[str, int]:
+        self.asked += 1
+        return dict.fromkeys((quota.key for quota in quotas), self.used)
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+async def test_quotas_begin_with_what_the_database_knows(redis: Any, key: str, kind: str) -> None:
+    """Asked for once, and each quota by itself."""
+    books = Books(90)
+    store = Shared(redis.url, books) if kind == "redis" else Memory(books)
+    quota = Quota(key, "tokens per day", 100, 5, time.time() + 60)
+    answers = [await store.reserve(f"r{index}", [quota]) for index in range(4)]
+    assert [isinstance(answer, Refusal) for answer in answers] == [False, False, True, True]
+    assert books.asked == 1
+    if isinstance(store, Shared):
+        await store.close()
+
+
+@pytest.mark.parametrize("how", ["emptied", "older", "restarted"])
+async def test_what_redis_forgot_the_database_knows(redis: Any, key: str, how: str) -> None:
+    """Emptied under us, back from an old snapshot, or back with nothing."""
+    books = Books()
+    shared = Shared(redis.url, books)
+    quota = Quota(key, "tokens per day", 100, 60, time.time() + 60)
+    assert not isinstance(await shared.reserve("a", [quota]), Refusal)
+    books.used = 60
+    if how == "emptied":
+        await shared._redis.flushall()
+    elif how == "older":
+        await shared._redis.set(f"{PREFIX}{key}", 3)
+        await shared._redis.client_kill_filter(skipme=False)
+    else:
+        redis.stop()
+        redis.start()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                answer = await shared.reserve("b", [quota])
+                break
+            except StoreDown:
+                await asyncio.sleep(0.1)
+    assert isinstance(answer, Refusal)
+    await shared.close()
+
+
+async def test_what_is_granted_to_somebody_who_left_is_given_back(redis: Any, key: str) -> None:
+    """A client that leaves while Redis is being asked holds no place."""
+    shared = Shared(redis.url)
+    charges = [Lease(key, "concurrent", 1), Quota(key + "q", "q", 100, 90, time.time() + 60)]
+    await shared.reserve("first", [])
+    asked = asyncio.create_task(shared.reserve("gone", charges))
+    await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    async with asyncio.timeout(5):
+        while isinstance(await shared.reserve("next", charges), Refusal):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await shared.close()
 
 
 async def test_redis_going_away_and_coming_back(redis: Any, key: str) -> None:

@@ -36,6 +36,7 @@ QUEUE = 12
 async def engine():
     """One engine for the module; its last test kills it."""
     model = next(iter(Catalog.read().models.values()))
+    # One place more is kept: see `Model.kept`.
     small = {"max_num_seqs": 4, "max_num_queued_reqs": QUEUE, "kv_cache_memory_bytes": 1 << 26}
     made = VllmEngine(model.model_copy(update={"engine": {**model.engine, **small}}))
     yield made
@@ -182,10 +183,30 @@ async def test_the_size_of_a_request_is_known_before_it_runs(engine):
 
 
 async def test_an_image_counts_as_one_token(engine):
-    """Usage speaks of the prompt, not of tiles."""
+    """Of the prompt; what its tiles become for the vision tower is counted beside."""
+    (none,) = await answer(engine, asking("Hello"))
     (one,) = await answer(engine, asking(picture(), "Hello"))
-    (two,) = await answer(engine, asking(picture(), picture("blue"), "Hello"))
+    (two,) = await answer(engine, asking(picture(), picture("blue", (3000, 3000)), "Hello"))
     assert two.usage.prompt_tokens == one.usage.prompt_tokens + 1
+    assert none.usage.image_tokens == 0 < one.usage.image_tokens
+    assert two.usage.image_tokens == 5 * one.usage.image_tokens  # one tile, and four
+
+
+async def test_who_stands_first_runs_first(engine):
+    """Of those that wait in the engine, whoever came when."""
+    begun = []
+
+    async def ask(name, priority):
+        asked = replace(asking(stream=True, max_tokens=64), priority=priority)
+        async for delta in engine.generate(asked):
+            if name not in begun and delta.text:
+                begun.append(name)
+
+    burst = [asyncio.create_task(ask(f"late {index}", 9)) for index in range(10)]
+    await asyncio.sleep(0.05)
+    burst.append(asyncio.create_task(ask("first", 0)))
+    await asyncio.gather(*burst)
+    assert begun.index("first") <= 7
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (640, 480)])
@@ -255,7 +276,7 @@ async def test_who_may_not_wait_is_served_or_refused_at_once(engine):
     """While everything runs there is no room, though there is a queue."""
     hasty = replace(asking(max_tokens=2), may_wait=False)
     assert (await answer(engine, hasty))[-1].finish is not None
-    tasks = [asyncio.create_task(answer(engine, endless(True))) for _ in range(4)]
+    tasks = [asyncio.create_task(answer(engine, endless(True))) for _ in range(5)]
     await asyncio.sleep(0.3)
     try:
         with pytest.raises(Overloaded, match="Capacity temporarily exceeded"):

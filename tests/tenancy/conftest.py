@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from serving.catalog import Catalog, Model
 from serving.cluster.tenants import Tenants
 from serving.engine.fake import FakeEngine
 from serving.gateway.app import Gateway
+from serving.gateway.receipts import Observer
 from serving.settings import Settings
 from serving.tenancy import accounts
 
@@ -110,6 +111,7 @@ async def serving(
     tenants: Tenants,
     engine: FakeEngine | None = None,
     model: Model | None = None,
+    observers: Iterable[Observer] = (),
     **options: Any,
 ) -> AsyncIterator[Service]:
     """The gateway of a replica over uvicorn, in the loop of the test."""
@@ -121,7 +123,7 @@ async def serving(
         tenants.identity,
         begin=tenants.meter.begin,
         admin=tenants.admin,
-        observers=[tenants.meter.end],
+        observers=[tenants.meter.end, *observers],
         **options,
     )
     made = Service(tenants, engine, gateway)

@@ -5,14 +5,16 @@ import io
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from serving.cli import app
-from serving.cluster.tenants import Tenants
+from serving.cluster.tenants import Tenancy, Tenants
 from serving.core import Outcome, Receipt, Usage
 from serving.settings import Settings
+from serving.tenancy import tables, usage
 from tests.tenancy.conftest import ACCOUNT, MODEL, TOKEN
 
 Run = Callable[..., Result]
@@ -110,13 +112,27 @@ def test_cloudflares_list_can_be_selected(settings: Settings) -> None:
     tenants = Tenants(settings.model_copy(update={"prices": "cloudflare"}))
     tenants.meter.end(receipt("a", 0.0, prompt_tokens=10**6, completion_tokens=10**6))
     tenants.close()
-    from serving.cluster.tenants import Tenancy
-    from serving.tenancy import tables
-
     with Tenancy.open(settings).database.begin() as connection:
         row = connection.execute(tables.usage.select()).one()
     assert row.picodollars == 725_000_000_000
     assert row.microneurons == (4410 + 61493) * 10**6
+
+
+def test_an_own_list_with_a_price_for_cached_tokens(settings: Settings, tmp_path: Path) -> None:
+    """Prompt tokens that came from the cache cost that; pictures are counted, and cost nothing."""
+    line = '{input: "0.30", cached_input: "0.03", output: "1.25"}'
+    (tmp_path / "own.yaml").write_text(f'ours:\n  "{MODEL}": {line}\n')
+    tenants = Tenants(settings.model_copy(update={"prices": f"{tmp_path}/own.yaml#ours"}))
+    used = {"prompt_tokens": 1000, "cached_tokens": 600, "completion_tokens": 10}
+    tenants.meter.end(receipt("a", 1_763_985_600.0, **used, image_tokens=1601))
+    tenants.close()
+    with Tenancy.open(settings).database.begin() as connection:
+        row = connection.execute(tables.usage.select()).one()
+        found = usage.invoice(connection, ACCOUNT, "2025-11")
+    assert (row.input_price, row.cached_price, row.output_price) == (300_000, 30_000, 1_250_000)
+    assert row.picodollars == 400 * 300_000 + 600 * 30_000 + 10 * 1_250_000
+    assert found["total"] == "0.000150500000"
+    assert found["lines"][0]["image_tokens"] == 1601
 
 
 def test_an_unreachable_database_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serving.cluster.tenants import Tenancy, Tenants
-from serving.errors import StoreDown
+from serving.errors import StoreDown, WrongToken
 from serving.settings import Settings
 from serving.tenancy import accounts, tables
 from serving.tenancy.identity import Identity
@@ -69,6 +69,32 @@ async def test_a_revoked_token_and_a_disabled_account_within_five_seconds(
         assert time.monotonic() < deadline
     assert said(await service.run(value, one)) == (401, 10000)
     assert said(await service.run(other, two)) == (403, 3023)
+
+
+async def test_revocation_reaches_every_replica(settings: Settings) -> None:
+    """Each of which answers from a memory of its own, and was asked all the time."""
+    tenancy = Tenancy.open(settings)
+    replicas = [Identity(tenancy.database, tenancy.secret) for _ in range(3)]
+    try:
+        with tenancy.database.begin() as connection:
+            token, value = accounts.issue(connection, "test", ACCOUNT, "t", tenancy.secret)
+        for each in replicas:
+            assert (await each.check(value.encode(), ACCOUNT)).token == token.id
+        with tenancy.database.begin() as connection:
+            accounts.revoke(connection, "test", ACCOUNT, token.id)
+        deadline, heard = time.monotonic() + 5, set()
+        while len(heard) < 3:
+            for each in replicas:
+                try:
+                    await each.check(value.encode(), ACCOUNT)
+                except WrongToken:
+                    heard.add(each)
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+    finally:
+        for each in replicas:
+            each.close()
+        tenancy.database.close()
 
 
 async def test_a_new_token_works_at_once_even_if_it_was_tried_before(service: Service) -> None:

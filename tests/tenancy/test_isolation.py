@@ -6,9 +6,13 @@ import logging
 
 import pytest
 
+from serving.cluster.telemetry import Telemetry
+from serving.cluster.tenants import Tenants
 from serving.gateway.routes import ROUTES
+from serving.telemetry.shelf import folder
 from serving.tenancy import accounts, tables
-from tests.tenancy.conftest import MODEL, Service
+from tests.servers import free_port
+from tests.tenancy.conftest import MODEL, Service, serving
 
 CANARY = "canary-7f3a"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": CANARY}], "max_tokens": 8}
@@ -57,11 +61,22 @@ async def test_caches_are_salted_by_account_and_shared_in_a_pool(service: Servic
     assert all(account not in salts for account in (*alone, *pooled))
 
 
-async def test_what_was_said_is_in_no_log_and_no_error(
-    service: Service, caplog: pytest.LogCaptureFixture
+async def test_what_was_said_is_in_no_log_no_metric_and_no_error(
+    tenants: Tenants, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In any dialect, with requests that work, that are wrong, and that break the engine."""
     caplog.set_level(logging.DEBUG)
+    settings = tenants._settings.model_copy(update={"metrics_port": free_port()})
+    telemetry = Telemetry(settings)
+    async with serving(tenants, observers=telemetry.observers(tenants.price)) as service:
+        await _said_nowhere(service, caplog)
+    kept = b"".join(file.read_bytes() for file in folder(settings.state_dir).iterdir())
+    telemetry.close()
+    assert b"ai/run" in kept
+    assert CANARY.encode() not in kept
+
+
+async def _said_nowhere(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     account = service.account()
     _, value = service.token(account)
     async with service.client(value) as client:
@@ -76,5 +91,5 @@ async def test_what_was_said_is_in_no_log_and_no_error(
     assert CANARY not in said
     assert value not in said
     service.tenants._ledger._ship()
-    folder = service.tenants._ledger._journal.file.parent
-    assert CANARY.encode() not in b"".join(file.read_bytes() for file in folder.iterdir())
+    journals = service.tenants._ledger._journal.file.parent
+    assert CANARY.encode() not in b"".join(file.read_bytes() for file in journals.iterdir())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +20,16 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
+from serving.cluster.tenants import Tenants
 from serving.core import Outcome, Receipt, Usage
 from serving.engine.fake import IMAGE_TOKENS
 from serving.settings import Settings
-from serving.tenancy import ledger, record, tables, usage
+from serving.tenancy import accounts, ledger, record, tables, usage
 from serving.tenancy.database import Database
 from serving.tenancy.journal import Journal, lines_of
 from serving.tenancy.prices import Price
 from tests.servers import Server, free_port
-from tests.tenancy.conftest import ACCOUNT, MODEL, TOKEN, Service, bearer, path
+from tests.tenancy.conftest import ACCOUNT, MODEL, TOKEN, Service, bearer, path, serving
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 WORDS = 60
@@ -161,6 +164,82 @@ def test_a_full_disk_loses_nothing_while_the_process_lives(
     journal.write(record.of(receipt("r1"), {}))
     assert [each.receipt for each in lines_of(journal.file, 0)[0]] == ["r0", "r1"]
     assert list(ledger.left_in(slots)) == []
+    journal.close()
+
+
+async def test_a_locked_database_holds_up_no_request(sqlite: Settings) -> None:
+    """Whoever holds the lock: answers go on, usage waits, and nothing is lost."""
+    tenants = Tenants(sqlite)
+    async with serving(tenants) as service:
+        assert (await service.run()).status_code == 200
+        with sqlite3.connect(sqlite.state_dir / "tenancy.db", isolation_level=None) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            for _ in range(20):
+                async with asyncio.timeout(3.0):
+                    assert (await service.run()).status_code == 200
+                await asyncio.sleep(0.25)  # for longer than an answer from memory holds good
+            other.execute("ROLLBACK")
+        async with asyncio.timeout(15):
+            while len(await asyncio.to_thread(stored, service)) < 21:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    tenants.close()
+
+
+async def test_a_token_revoked_under_way_is_charged_to_the_end(service: Service) -> None:
+    """Who was let in finishes; what it used is on the account's bill."""
+    token, value = service.token(ACCOUNT)
+    service.engine.faults.token_delay = 0.05
+    asked = asyncio.create_task(service.run(value, prompt="a " * 10, stream=True))
+    while not service.engine.started:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    with service.tenants.tenancy.database.begin() as connection:
+        accounts.revoke(connection, "test", ACCOUNT, token.id)
+    assert (await asked).status_code == 200
+    (row,) = stored(service).values()
+    assert (row.token, row.completion_tokens, row.outcome) == (token.id, 10, "ok")
+
+
+def test_two_who_ship_the_same_journals_count_once(settings: Settings, tmp_path: Path) -> None:
+    """And leave that of a process that lives alone."""
+    database, folder = _database(settings), tmp_path / "journal"
+    living = Journal(folder)
+    living.write(record.of(receipt("alive"), {}))
+    for index in range(6):
+        dead = Journal(folder)
+        start = record.Start(f"cut {index}", 0, ACCOUNT, "t", "ai/run", MODEL, 0, Price())
+        slot = dead.begin(start)
+        assert slot is not None
+        slot(Usage(3, 4))
+        for line in range(40):
+            dead.write(record.of(receipt(f"{index} {line}"), {}))
+        dead.close()
+    with ThreadPoolExecutor(4) as shippers:
+        counts = list(shippers.map(lambda _: ledger.ship_left(database, folder), range(4)))
+    assert sum(counts) == 6
+    with database.begin() as connection:
+        (hourly,) = usage.sums(connection, datetime(1970, 1, 1, tzinfo=UTC), datetime.now(UTC))
+        rows = connection.execute(select(func.count()).select_from(tables.usage)).scalar()
+    assert hourly.requests == rows == 6 * 41
+    assert [each.receipt for each in lines_of(living.file, 0)[0]] == ["alive"]
+    living.close()
+    database.close()
+
+
+def test_a_disk_that_is_full_at_the_start_is_told_and_not_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than killing the process when a request's counters are written."""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("serving.tenancy.slots.os.posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        Journal(tmp_path)
+    monkeypatch.undo()
+    journal = Journal(tmp_path)
+    file = journal.file.with_suffix(".slots")
+    assert file.stat().st_blocks * 512 >= file.stat().st_size
     journal.close()
 
 
