@@ -125,6 +125,7 @@ class Classes:
         for each in crew.users:
             if each.tenant is not None and each.tenant not in self._identities:
                 raise UsageError(f"{each.__name__} is of an unknown tenant {each.tenant!r}")
+        self._run = run
         self._name = f"{run} {scenario.seed} {name}"
         self._place = index, count
         self._mix = random.Random(f"mix {scenario.seed} {name}")
@@ -154,7 +155,7 @@ class Classes:
         self._made += 1
         name = each.tenant or next(iter(self._identities))
         ai = AI(self._wire, self._identities[name], each.__name__)
-        return each(ai, random.Random(f"user {self._name} {self._made}"))
+        return each(ai, random.Random(f"user {self._name} {self._made}"), self._run)
 
 
 class Replay:

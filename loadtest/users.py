@@ -164,9 +164,10 @@ class User:
     wait_time: Wait | float = 0.0
     tenant: ClassVar[str | None] = None
 
-    def __init__(self, ai: AI, rng: random.Random) -> None:
+    def __init__(self, ai: AI, rng: random.Random, run: str) -> None:
         self.ai = ai
         self.random = rng
+        self._run = run
         self.began_task = 0.0
 
     async def on_start(self) -> None:
@@ -178,6 +179,11 @@ class User:
     def prompt(self, tokens: int) -> str:
         """Text of about so many tokens that nobody has sent before."""
         return payloads.text(self.random, tokens)
+
+    def shared(self, tokens: int, name: str = "") -> str:
+        """Text of about so many tokens that all users of this run share under this name, for
+        prompts that begin with it to hit a prefix cache."""
+        return payloads.text(random.Random(f"shared {self._run} {name}"), tokens)
 
     def picture(self, pixels: str = "640x480") -> bytes:
         """A PNG that nobody has sent before."""

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from loadtest.core import UsageError
 from loadtest.outcome import conduct
 from loadtest.records import Writer
 from loadtest.records import read as read_records
-from loadtest.scenario import read
+from loadtest.scenario import build, read
 from loadtest.traces import read as read_trace
 from tests.loadtest.conftest import Command, ended, mocked, read_json
 
@@ -283,6 +294,100 @@ async def test_a_file_of_users_that_cannot_be_used(
         "run", "u.py", "--url", "http://x/v1", "--api", "openai", "--duration", "1"
     )
     assert (done.status, said in done.err) == (2, True), done.err
+
+
+@dataclass
+class Asked:
+    """One request as it came over the wire."""
+
+    path: str
+    token: str
+    body: dict[str, Any]
+
+
+@asynccontextmanager
+async def listening(asked: list[Asked]) -> AsyncIterator[int]:
+    """A server that keeps what it is asked and answers one token."""
+
+    async def answer(request: Request) -> Response:
+        token = request.headers["authorization"].removeprefix("Bearer ")
+        asked.append(Asked(request.url.path, token, await request.json()))
+        body = {"response": "x", "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+        return JSONResponse(body)
+
+    app = Starlette(routes=[Route("/{path:path}", answer, methods=["POST"])])
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    task = asyncio.create_task(server._serve([listener]))
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+
+
+TENANTS = [
+    {"name": "a", "token": "ta", "account": "acc1", "output_tokens": 1, "stream": False},
+    {"name": "b", "token": "tb", "model": "other", "adapter": "style", "output_tokens": 2,
+     "images": 2, "sizes": ["16x16"], "stream": False},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("api", ["workers-ai", "openai"])
+async def test_each_tenant_asks_under_its_own_name(api: str) -> None:
+    asked: list[Asked] = []
+    async with listening(asked) as port:
+        target = {"url": f"http://127.0.0.1:{port}/base", "api": api, "account": "acc0"}
+        load = {"concurrency": 2}
+        scenario = {"target": target, "load": load, "requests": 12, "tenants": TENANTS}
+        summary, _ = await conduct(build({**scenario, "duration": 20}), calibration=0)
+    assert summary["errors"] == 0
+    found = {each.token: each for each in asked}
+    a, b = found["ta"], found["tb"]
+    assert len(found) == 2
+    if api == "workers-ai":
+        model = "@cf/meta/llama-3.2-11b-vision-instruct"
+        assert a.path == f"/base/accounts/acc1/ai/run/{model}"
+        assert b.path == "/base/accounts/acc0/ai/run/other"
+        assert b.body["lora"] == "style"
+    else:
+        assert a.path == b.path == "/base/chat/completions"
+        assert b.body["model"] == "style"  # vLLM's way of asking for an adapter
+    assert (a.body["max_tokens"], b.body["max_tokens"]) == (1, 2)
+    kinds = [part["type"] for part in b.body["messages"][0]["content"]]
+    assert kinds == ["image_url", "image_url", "text"]
+
+
+OPTIONS = """
+from loadtest.users import User, task
+
+class Asker(User):
+    @task
+    async def ask(self):
+        await self.ai.run(
+            f"{self.shared(40, 'law')} {self.prompt(5)}",
+            images=[self.picture("16x16")], adapter="style", model="other", temperature=0.5,
+            tools=[{"name": "add", "description": "adds", "parameters": {"type": "object"}}],
+            max_tokens=1,
+        )
+"""
+
+
+async def test_a_user_sends_pictures_tools_adapters_and_shared_prefixes(tmp_path: Path) -> None:
+    (tmp_path / "u.py").write_text(OPTIONS)
+    asked: list[Asked] = []
+    async with listening(asked) as port:
+        target = {"url": f"http://127.0.0.1:{port}", "api": "workers-ai", "account": "a"}
+        scenario = {"target": {**target, "token": "t"}, "load": {"concurrency": 3}}
+        users = {"users": str(tmp_path / "u.py"), "requests": 9, "duration": 20}
+        await conduct(build({**scenario, **users}), calibration=0)
+    bodies = [each.body for each in asked]
+    assert {each.path for each in asked} == {"/accounts/a/ai/run/other"}
+    assert all((b["lora"], b["temperature"]) == ("style", 0.5) for b in bodies)
+    assert all(b["tools"][0]["name"] == "add" for b in bodies)
+    texts = [b["messages"][0]["content"][1]["text"].split() for b in bodies]
+    assert len({tuple(words[:40]) for words in texts}) == 1
+    assert len({tuple(words[40:]) for words in texts}) == len(texts) == 9
 
 
 async def test_an_exception_of_a_user_ends_the_run_loudly(
