@@ -32,8 +32,9 @@ class Size:
 
 def configuration(size: Size, replica: Replica, forecast: Forecast, rate: float) -> dict[str, Any]:
     """By who reads it."""
-    target = max(1, int(size.ongoing / forecast.burst))
     seqs = replica.limits.seqs
+    # Ray's own rule is too late with more than half of the batch: benchmarks/autoscaling.py.
+    target = max(1, min(int(size.ongoing / forecast.burst), seqs // 2))
     # A quiet replica is kept as long as it would take to have it back several times over.
     quiet = max(600, round(5 * replica.cold_start))
     catalog = _CATALOGS.get(replica.name)
@@ -66,7 +67,7 @@ def configuration(size: Size, replica: Replica, forecast: Forecast, rate: float)
                 "min": size.least,
                 "max": size.most,
                 "targetOngoingRequests": target,
-                "engineSeconds": seconds,
+                "engineSeconds": dict(seconds),
                 "surgePercent": round(100 * forecast.fleet.surge),
                 "downscaleDelaySeconds": quiet,
             },

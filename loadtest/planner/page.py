@@ -30,46 +30,72 @@ def _plain(value: float) -> str:
 
 def lines(plan: Mapping[str, Any]) -> Iterator[str]:
     """The answer first, then what it rests on."""
-    yield from _answer(plan["fleet"], plan["cost"], plan["hosted"])
-    yield ""
-    yield from (f"WARNING: {warning}" for warning in plan["warnings"])
-    yield from _grounds(plan)
-    for name, each in plan["cost"]["per_million"].items():
+    for index, (_, facts) in enumerate(_parts(plan)):
+        if index == 1:
+            yield ""
+            yield from (f"WARNING: {warning}" for warning in plan["warnings"])
+        yield from (f"{name}: {value}" for name, value in facts)
+
+
+def _parts(plan: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Headings, with names and values below each."""
+    return [
+        ("The answer", list(_answer(plan["fleet"], plan["cost"], plan["hosted"]))),
+        ("What it rests on", list(_grounds(plan))),
+        ("Prices", list(_prices(plan["cost"]["per_million"]))),
+        ("What if", list(_otherwise(plan))),
+    ]
+
+
+def _prices(per_million: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, each in per_million.items():
         unit = "tiles" if name == "image" else "tokens"
         marginal, full = shown(each["marginal"], True), shown(each["full"], True)
-        yield f"A million {name} {unit}: marginal {marginal}; full {full}"
+        yield f"A million {name} {unit}", f"marginal {marginal}; full {full}"
+
+
+def _otherwise(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for row in plan["sensitivity"]:
         ratio = row["capacity_ratio"]["value"]
-        yield f"If {row['what']}: capacity x {ratio:.2f}, to serve the peak {_count(row)}"
+        yield f"If {row['what']}", f"capacity x {ratio:.2f}; replicas at the peak: {_count(row)}"
     if plan["uncertainty"]:
         worst = plan["uncertainty"][0]
         lost = f"one standard error: {worst['capacity_lost']['value']:.0%} of the capacity"
-        yield f"Most uncertain: the cost '{worst['cost']}' ({lost})"
-        yield f"Measure next: {plan['measure_next']}"
+        yield "Most uncertain", f"the cost '{worst['cost']}' ({lost})"
+        yield "Measure next", plan["measure_next"]
 
 
 def _count(row: Mapping[str, Any]) -> str:
     return shown(row["replicas_at_peak"])
 
 
-def _answer(fleet: Any, cost: Any, hosted: Any) -> Iterator[str]:
-    yield f"Replicas at the peak: {shown(fleet['peak'])}"
-    yield f"During an update: {shown(fleet['during_an_update'])}"
-    yield f"A month, following the day: {shown(cost['month_following_the_day'], True)}"
-    yield f"A month, always at peak size: {shown(cost['month_at_peak_size'], True)}"
-    yield f"The same at {hosted['name']}: {shown(hosted['month'], True)}"
-    yield f"As cheap as {hosted['name']} from {_times(hosted)}"
+def _answer(fleet: Any, cost: Any, hosted: Any) -> Iterator[tuple[str, str]]:
+    yield "Replicas at the peak", shown(fleet["peak"])
+    yield "Of them to spare, for replicas that fail", shown(fleet["spare"])
+    yield "During an update", shown(fleet["during_an_update"])
+    start = fleet["cold_start_s"]
+    yield (
+        f"More become needed while one starts ({start['value']:g} s, {start['origin']})",
+        shown(fleet["needed_while_one_starts"]),
+    )
+    yield "An hour of the peak", shown(cost["peak_hour"], True)
+    yield "A month, following the day", shown(cost["month_following_the_day"], True)
+    yield "A month, always at peak size", shown(cost["month_at_peak_size"], True)
+    yield f"The same at {hosted['name']}", shown(hosted["month"], True)
+    yield f"As cheap as {hosted['name']} from", _times(hosted)
 
 
-def _grounds(plan: Mapping[str, Any]) -> Iterator[str]:
+def _grounds(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     capacity, model, check = plan["capacity"], plan["model"], plan["check"]
-    yield f"Model of a replica: {model['name']}, {model['origin']}; what is simulated rests on it"
-    yield f"Requests/s of one replica: {shown(capacity['requests_per_second'])}"
-    yield f"Objective: {plan['slo']}"
-    yield f"Beyond it misses: {capacity['binding']}; bottleneck: {capacity['bottleneck']}"
-    yield f"A fleet's replica against one alone: {shown(capacity['scaling_efficiency'])}"
-    yield f"The peak, simulated: {_verdict(check['at_peak'])}"
-    yield f"The same while the spare replicas die: {_verdict(check['with_spare_lost'])}"
+    rests = "what is simulated rests on it"
+    yield "Model of a replica", f"{model['name']}, {model['origin']}; {rests}"
+    yield "Requests/s of one replica", shown(capacity["requests_per_second"])
+    yield "Objective", plan["slo"]
+    yield "Beyond it misses", f"{capacity['binding']}; bottleneck: {capacity['bottleneck']}"
+    yield "A fleet's replica against one alone", shown(capacity["scaling_efficiency"])
+    yield "The peak, simulated", _verdict(check["at_peak"])
+    lost = f"{check['lost']['value']:.1%} of the requests of {check['seconds']:.0f} s are lost"
+    yield "The same while the spare replicas die", f"{_verdict(check['with_spare_lost'])}; {lost}"
 
 
 def _times(hosted: Mapping[str, Any]) -> str:
@@ -92,15 +118,34 @@ def html(plan: Mapping[str, Any]) -> str:
     emitted = yaml.safe_dump(dict(plan["emitted"]), sort_keys=False)
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Capacity plan</title>"
-        f"<style>{STYLE}</style><h1>Capacity plan</h1>"
-        f"<pre>{escape(chr(10).join(lines(plan)))}</pre>"
+        f"<style>{STYLE}td,th{{text-align:left}}</style><h1>Capacity plan</h1>"
+        f"{_facts(plan, slice(0, 1))}{_warnings(plan)}{_LEGEND}"
         f"<figure><figcaption>Replicas over the day</figcaption>{lines_plot(replicas, 'h', '')}"
         f"</figure><figure><figcaption>Requests per second</figcaption>"
         f"{lines_plot(rate, 'h', '')}</figure>"
+        f"{_facts(plan, slice(1, None))}"
         f"<h2>Tenants</h2>{_tenants(plan['tenants'])}"
         f"<h2>Uncertainty</h2>{_uncertainty(plan['uncertainty'])}"
         f"<h2>Configuration</h2><pre>{escape(emitted)}</pre></html>"
     )
+
+
+_LEGEND = (
+    "<p>Each figure says how it is known: <b>measured</b>; <b>simulated</b>; <b>interpolated</b>, "
+    "computed from what was measured or simulated; <b>assumed</b>, taken from the forecast or a "
+    "table; of a model <b>predicted</b>, worked out from data sheets. In brackets: an interval.</p>"
+)
+
+
+def _facts(plan: Mapping[str, Any], which: slice) -> str:
+    """Parts of the plan as tables."""
+    return "".join(
+        f"<h2>{heading}</h2>{_table(('', ''), rows)}" for heading, rows in _parts(plan)[which]
+    )
+
+
+def _warnings(plan: Mapping[str, Any]) -> str:
+    return "".join(f"<p class=INVALID>{escape(each)}</p>" for each in plan["warnings"])
 
 
 def _tenants(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -201,6 +201,10 @@ def _check(known: _Known, replicas: int) -> dict[str, Any]:
         "at_peak": {"met": whole.kept, "missed": list(whole.missed)},
         # Requests that were at a replica when it died are errors, whatever is spare.
         "with_spare_lost": {"met": broken.kept, "missed": list(broken.missed)},
+        "lost": figure(
+            sum(bool(r.error) for r in broken.records) / len(broken.records), "simulated"
+        ),
+        "seconds": broken.records[-1].intended - broken.records[0].intended,
         "ttft_p95_ms": figure(figures(whole.records, objectives)["ttft_ms"]["p95"], "simulated"),
     }
 
@@ -304,7 +308,7 @@ def _break_even(known: _Known, hosted: float, hour: float) -> dict[str, Any]:
 
 def _sensitivity(known: _Known) -> list[dict[str, Any]]:
     """The peak's replicas of other forecasts."""
-    peak = known.forecast.total(known.forecast.peak)
+    peak, spare = known.forecast.total(known.forecast.peak), known.forecast.fleet.spare
     rows = []
     for what, other in variants(known.forecast).items():
         rate = capacity(known.replica, other, 1, known.alone.rate, 1.2).rate
@@ -313,7 +317,9 @@ def _sensitivity(known: _Known) -> list[dict[str, Any]]:
             {
                 "what": what,
                 "capacity_ratio": figure(ratio, "simulated"),
-                "replicas_at_peak": figure(known.needed(peak, known.rate * ratio), "interpolated")
+                "replicas_at_peak": figure(
+                    known.needed(peak, known.rate * ratio) + spare, "interpolated"
+                )
                 if rate
                 else None,
             }
