@@ -110,7 +110,8 @@ class Traffic:
             for _ in range(min(len(waiting), rng.choice([0, 0, 1, 1, 2, 6]))):
                 name = f"{seed}-{len(waiting)}"
                 running[name] = case = waiting.pop()
-                engine.add_request(name, case.for_vllm(self.drawn), greedy(TOKENS))
+                prompt = case.for_vllm(self.drawn)
+                engine.add_request(name, prompt, greedy(TOKENS), priority=rng.randrange(3))
             if running and rng.random() < 0.02:
                 gone = rng.choice(list(running))
                 engine.abort_request([gone])
