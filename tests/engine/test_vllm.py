@@ -185,8 +185,9 @@ async def test_the_size_of_a_request_is_known_before_it_runs(engine):
 async def test_an_image_counts_as_one_token(engine):
     """Of the prompt; what its tiles become for the vision tower is counted beside."""
     (none,) = await answer(engine, asking("Hello"))
-    (one,) = await answer(engine, asking(picture(), "Hello"))
-    (two,) = await answer(engine, asking(picture(), picture("blue", (3000, 3000)), "Hello"))
+    small, large = picture(size=(20, 20)), picture("blue", (3000, 3000))
+    (one,) = await answer(engine, asking(small, "Hello"))
+    (two,) = await answer(engine, asking(small, large, "Hello"))
     assert two.usage.prompt_tokens == one.usage.prompt_tokens + 1
     assert none.usage.image_tokens == 0 < one.usage.image_tokens
     assert two.usage.image_tokens == 5 * one.usage.image_tokens  # one tile, and four
