@@ -128,7 +128,8 @@ def _turn(item: dict[str, Any], path: str) -> Iterator[Message]:
     for index, block in enumerate(blocks):
         match block:
             case {"type": "tool_use", "id": str(id_), "name": str(name), "input": dict(given)}:
-                calls.append(ToolCall(name, given, id_))
+                at = f"{path}/content/{index}"
+                calls.append(ToolCall(name, messages.arguments(given, at), id_))
             case {"type": "tool_result", "tool_use_id": str(id_)}:
                 result = _pieces(block.get("content") or "", f"{path}/content/{index}/content")
                 yield Message("tool", tuple(result), tool_call_id=id_)

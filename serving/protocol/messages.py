@@ -15,7 +15,7 @@ import msgspec
 
 from serving.core import Image, Message, ToolCall
 from serving.errors import InvalidInput
-from serving.protocol import images
+from serving.protocol import images, payload, response_format
 
 # The published schema takes any text as a role. Whoever is not listed speaks as the user.
 _ROLES = {
@@ -53,6 +53,17 @@ def with_image(messages: tuple[Message, ...], image: Image) -> tuple[Message, ..
             seen = replace(turn, content=(image, *turn.content))
             return (*messages[:index], seen, *messages[index + 1 :])
     return (*messages, Message("user", (image,)))
+
+
+def arguments(value: Any, path: str) -> Mapping[str, Any]:
+    """The arguments of a call.
+
+    Raises:
+        InvalidInput: they are no object, or one that is nested deeper than anybody means.
+    """
+    if not isinstance(value, dict) or payload.deeper(value, response_format.MAX_DEPTH):
+        raise InvalidInput(f"'{path}' must have a JSON object as its arguments")
+    return value
 
 
 def count_images(messages: tuple[Message, ...]) -> int:
@@ -122,6 +133,4 @@ def _arguments(call: Mapping[str, Any], path: str) -> Mapping[str, Any]:
             value = msgspec.json.decode(value)
         except (msgspec.DecodeError, RecursionError):
             value = None
-    if not isinstance(value, dict):
-        raise InvalidInput(f"'{path}' must have a JSON object as its arguments")
-    return value
+    return arguments(value, path)

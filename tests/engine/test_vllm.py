@@ -26,6 +26,7 @@ from serving.errors import (
     InvalidInput,
     Overloaded,
 )
+from serving.protocol.calls import Growing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -296,6 +297,13 @@ async def test_who_must_call_calls(engine):
     generation = replace(asking(max_tokens=64), tools=tools, must_call=True)
     text = (await answer(engine, generation))[-1].text
     assert json.loads(text) == {"name": "resize", "parameters": {"n": 3}}
+    # In the order in which the parts of a streamed call are read from it.
+    growing = Growing(tools)
+    streamed = await answer(engine, replace(generation, id=str(uuid4()), stream=True))
+    parts = [part for delta in streamed for part in growing.feed(delta).call_parts]
+    assert "".join(part.name for part in parts) == "resize"
+    assert json.loads("".join(part.arguments for part in parts)) == {"n": 3}
+    assert parts[-1].ends
 
 
 async def test_the_text_that_stopped_an_answer_is_named(engine):

@@ -116,6 +116,12 @@ async def test_a_schema_that_would_keep_the_engine_busy_is_refused(
     assert "nested more than 64 deep" in response.json()["errors"][0]["message"]
 
 
+def called(arguments: Any) -> dict[str, Any]:
+    """A turn with a call; and its fields beside, as a response's input has them."""
+    call = {"name": "f", "arguments": arguments}
+    return {"role": "assistant", "tool_calls": [{"id": "c", "function": call}], **call}
+
+
 async def test_a_schema_of_a_usual_depth_is_not(service: Service) -> None:
     wanted = {"type": "json_schema", "json_schema": deep(20)}
     assert (await service.post(HI | {"response_format": wanted})).status_code == 200
@@ -130,6 +136,23 @@ async def test_a_schema_of_a_usual_depth_is_not(service: Service) -> None:
         ("responses", {"input": []}),
         ("messages", {"messages": [], "max_tokens": 5}),
         ("messages", HI | {"max_tokens": 5, "mcp_servers": [{"type": "url"}]}),
+        ("chat/completions", {"messages": [called(deep(40))]}),
+        ("chat/completions", {"messages": [called(json.dumps(deep(40)))]}),
+        ("responses", {"input": [{"type": "function_call", "call_id": "c", **called(deep(40))}]}),
+        (
+            "messages",
+            {
+                "max_tokens": 5,
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "content": [
+                            {"type": "tool_use", "id": "c", "name": "f", "input": deep(40)}
+                        ],
+                    }
+                ],
+            },
+        ),
     ],
 )
 async def test_requests_that_ask_for_nothing_or_for_more_than_there_is(
