@@ -51,15 +51,19 @@ def deploy(settings: Settings) -> None:
 
 
 def _start_ray(folder: Path) -> None:
+    """Raises: RuntimeError: it does not start, or not in the time it gives itself."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"worker_process_setup_hook": hook.HOOK},
-        _temp_dir=str(folder),
-    )
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"worker_process_setup_hook": hook.HOOK},
+            _temp_dir=str(folder),
+        )
+    except Exception as error:  # Ray's own are of no class of their own
+        raise RuntimeError(f"Ray: {error}") from error
 
 
 def _stop() -> None:
