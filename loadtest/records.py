@@ -15,7 +15,7 @@ from loadtest.core import Record, UsageError
 _encode = msgspec.json.Encoder().encode_into
 _decoder = msgspec.json.Decoder(Record)
 _BUFFER = 1 << 18
-_BLOCK = 1 << 19  # bytes
+_BLOCK = 1 << 17  # bytes: columns of so many records fit where malloc need not ask the kernel
 
 
 class Writer:

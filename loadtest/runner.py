@@ -68,6 +68,7 @@ class Run:
         self._unfinished = 0
         self._wanted = 0
         self._due = 0  # requests due so far and to come, in an open loop
+        self._pending: deque[float] = deque()  # when those are due that have not been sent
         self._skipped = 0  # of those, requests that a lost worker was to send
         self._present: dict[object, float] = {}  # when users came who are there
         self._user_seconds = 0.0  # of those who are gone
@@ -174,6 +175,9 @@ class Run:
                 task.cancel()
             await asyncio.gather(driver, stop, return_exceptions=True)
             self._deadline = min(self._deadline, clock())
+            # What is due later than an early end was never to be sent.
+            end = self._deadline - self.wire.began
+            self._due -= sum(due > end for due in self._pending)
 
     async def _drain(self) -> None:
         """Wait for what is in flight; when stopped, leave it."""
@@ -249,11 +253,13 @@ class Run:
 
     async def _open(self, plan: deque[float]) -> None:
         """Send what is due when it is due, however many are still being answered."""
-        while plan or self._shape:
-            due = self.wire.began + plan.popleft() if plan else self._deadline
+        self._pending = plan
+        while self._pending or self._shape:
+            due = self.wire.began + self._pending[0] if self._pending else self._deadline
             if await self._changed_before(due):
-                plan = self._plan(self.controls.rate, clock() - self.wire.began)
-            else:
+                self._pending = self._plan(self.controls.rate, clock() - self.wire.began)
+            elif self._pending:
+                self._pending.popleft()
                 self._spawn(self._actors.visit(due, lambda: self._deadline))
         if self.scenario.duration is not None:
             await until(self._deadline)

@@ -87,7 +87,7 @@ class Team:
         ]
         self._settled: list[Measured] = []
         self._start = self._missed = 0.0
-        self._lost = self._replaced = 0
+        self.lost = self.replaced = 0
         self._problem = ""
 
     @property
@@ -137,7 +137,7 @@ class Team:
             self._settle(part)
             if served:
                 return
-            self._lost += part.hand is not None or life == 1
+            self.lost += part.hand is not None or life == 1
             if life > _LIVES or not self._worth_it():
                 break
             part.job = msgspec.structs.replace(part.job, life=life)
@@ -155,7 +155,7 @@ class Team:
             await hand.tell(Begin(self._start + hand.offset, resume))
             if controls.users or controls.rate:
                 await hand.tell(Change(controls.users, controls.rate))
-            self._replaced += part.job.life > 0
+            self.replaced += part.job.life > 0
             while not (await self._listen(part, hand)).done:
                 pass
         except (LostError, TimeoutError):
@@ -213,8 +213,8 @@ class Team:
             series=self.series,
             workers=len(self._parts),
             missed=self._missed,
-            lost=self._lost,
-            replaced=self._replaced,
+            lost=self.lost,
+            replaced=self.replaced,
         )
 
     async def _pass_on(self) -> None:
