@@ -20,7 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ _MIXES = {
     "usual": [{**_CHAT, "share": 4}, _VISION],
     "pictures": [_CHAT, _VISION],
 }
+_UNSOUND = 3  # exit status of `loadtest run`
 _APART = 1000.0  # seconds between blocks, when they are put together
 _TIMES = ("intended", "sent", "first_byte", "first_token", "end")
 _TARGETS = {"capacity": 0.10, "ttft_p95": 0.15}
@@ -80,6 +81,7 @@ class Stack:
 
     ports: dict[int, int]
     folder: Path
+    unsound: list[str] = field(default_factory=list)  # blocks whose client was too busy to measure
 
     def run(self, block: Block, seed: int, seconds: float, **load: float) -> list[Record]:
         """What `loadtest run` saw."""
@@ -97,7 +99,9 @@ class Stack:
         done = subprocess.run(
             [*command, "--headless", "--calibration", "0"], capture_output=True, text=True
         )
-        if done.returncode:
+        if done.returncode == _UNSOUND:
+            self.unsound.append(block.name)
+        elif done.returncode:
             raise RuntimeError(done.stderr[-2000:] or done.stdout[-2000:])
         return list(read(out))
 
@@ -236,6 +240,8 @@ def _told(result: dict[str, Any]) -> Iterator[str]:
                 f"{row['quantity']:<20}{row['measured_ms']:>10.1f}{row['predicted_ms']:>11.1f}"
                 f"  {row['error']:+.0%} {target}"
             )
+    if result["unsound"]:
+        yield f"NOT SOUND, the machine was too busy to measure: {', '.join(result['unsound'])}"
     yield f"* fitted; targets: {_TARGETS}; capacity: {result['capacity']}"
 
 
@@ -251,8 +257,9 @@ def main() -> None:
     head, began = machine(), time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        found = measured(serving(stack, folder), rounds, seconds)
-    result = {**vars(given), "machine": head, **judged(found)}
+        up = serving(stack, folder)
+        found = measured(up, rounds, seconds)
+    result = {**vars(given), "machine": head, "unsound": up.unsound, **judged(found)}
     result["minutes"] = round((time.monotonic() - began) / 60, 1)
     print("\n".join(_told(result)))
     if not given.quick:

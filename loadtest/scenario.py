@@ -145,6 +145,7 @@ class Tenant(_Part):
 
     name: str = "default"
     share: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(gt=0, description="Of its account; for simulations")] = 1.0
     token: SecretStr | None = None
     account: str | None = None
     model: str | None = None

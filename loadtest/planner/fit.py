@@ -46,6 +46,8 @@ class _Seen:
         )
         self.count = len(kept)
         self.sent = _column(r.sent for r in kept)
+        # An access log does not say when tokens came, thus not when the steps began.
+        self.timed = any(r.gaps for r in kept)
         self.streamed = [r.stream and r.tokens > 1 for r in kept]
         self.moments = [_moments(r) for r in kept]
         self.first = _column(m[0] for m in self.moments)
@@ -85,15 +87,18 @@ class _Seen:
 
 
 def _moments(record: Record) -> Array:
-    """When each token came; evenly spread where frames held several, or are not known."""
+    """When each token came: with a frame that carried text, the token that ends an answer at its
+    end; evenly spread where nothing is known of frames."""
     first, count = record.first_token or 0.0, max(1, record.tokens)
     if not record.stream or count == 1:
         return np.array([record.end if not record.stream else first])
-    if len(record.gaps) == count - 1:
-        later = first + np.cumsum(np.array(record.gaps)) / 1e6
-        return np.concatenate([[first], later])
-    last = (record.last_token if record.gaps else None) or record.end
-    return np.linspace(first, last, count)
+    if not record.gaps:
+        return np.linspace(first, record.end, count)
+    frames: Array = first + np.concatenate([[0.0], np.cumsum(np.array(record.gaps)) / 1e6])
+    if len(frames) == count - 1:
+        return np.append(frames, max(record.end, frames[-1]))
+    # Frames that held several tokens. Where a step ended must stay: prompts begin there.
+    return np.take(frames, np.rint(np.linspace(0, len(frames) - 1, count)).astype(int))
 
 
 def _column(values: Any) -> Array:
@@ -115,7 +120,9 @@ class Equations:
         run = (self.block[-1] + 1) if self.block else 0
         for i in range(seen.count):
             place = run + i * _BLOCKS // seen.count, bool(seen.tiles[i])
-            self._add("ttft", place, *_waiting(seen, i))
+            row, waited = _waiting(seen, i)
+            if seen.timed or row[_COLUMN["request"]]:
+                self._add("ttft", place, row, waited)
             if seen.streamed[i]:
                 self._add("decode", place, *_decoding(seen, i))
 

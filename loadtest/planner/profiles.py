@@ -97,12 +97,15 @@ def profile(name: str) -> Replica:
 
 
 def find(text: str) -> Replica:
-    """A model file, or a profile by its name.
+    """A model file, or a profile by its name; a file of that name in this folder replaces it.
 
     Raises:
         UsageError: neither is there.
     """
-    return read(Path(text)) if text.endswith(".json") else profile(text)
+    if text.endswith(".json"):
+        return read(Path(text))
+    measured = Path(f"{text}.json")
+    return read(measured) if measured.is_file() else profile(text)
 
 
 def _roofline(model: _Model, assumed: _Assumed, gpu: _Gpu, weight_bytes: int) -> Costs:

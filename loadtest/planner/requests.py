@@ -112,6 +112,7 @@ class Author:
             prefix=first.prefix,
             shared=first.shared,
             pictures=first.pictures,
+            weight=self.tenant.weight,
             stream=self._work.stream,
             dialogue=(first, *later) if later else (),
             talk=object() if turns > 1 else None,

@@ -160,7 +160,8 @@ class Simulation:
         """Route it; it waits at the router if nobody may take it, or is refused."""
         engine = None if self._queue.count else self._fleet.choose()
         if engine is None:
-            self._queue.push(request.tenant, request, request.prompt + request.output)
+            cost = (request.prompt + request.output) / request.weight
+            self._queue.push(request.tenant, request, cost)
         elif engine.ongoing >= self.replica.limits.queue:
             self.refused += 1
             engine.meet(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,78 @@ def test_a_tenant_that_floods_does_not_hold_up_the_other() -> None:
     assert slowest < last / 10
 
 
+def test_weights_are_shares_of_the_engine() -> None:
+    small = Replica("t", "measured", TRUTH.costs, Limits(seqs=4))
+    tenants = [
+        {"name": name, "weight": weight, "prompt_tokens": 200, "output_tokens": 50}
+        for name, weight in (("gold", 3), ("plain", 1))
+    ]
+    what = scenario(tenants=tenants, load={"rate": 60}, duration=20)
+    _, records = simulated(small, what, Setting())
+    early = [record.tenant for record in records if record.end < 25]
+    assert early.count("gold") / early.count("plain") == pytest.approx(3, rel=0.15)
+
+
+async def test_a_trace_is_simulated_with_what_its_prompts_share(
+    loadtest: Command, tmp_path: Path
+) -> None:
+    lines = [
+        {
+            "timestamp": 500 * i,
+            "input_length": 1200,
+            "output_length": 9,
+            "hash_ids": [1, 2, 100 + i],
+        }
+        for i in range(40)
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    trace = {"file": "t.jsonl", "format": "mooncake"}
+    (tmp_path / "s.yaml").write_text(
+        yaml.safe_dump({"target": {"url": "http://127.0.0.1:1/v1"}, "load": {"trace": trace}})
+    )
+    done = await loadtest("simulate", "s.yaml", "--model", "l40s-bf16", "--records", "r.jsonl")
+    assert done.status == 0, done.err
+    records = sorted(read(tmp_path / "r.jsonl"), key=lambda record: record.intended)
+    assert [record.intended for record in records] == [0.5 * i for i in range(40)]
+    assert [record.cached_tokens for record in records] == [0] + [1024] * 39
+    assert {record.output_tokens for record in records} == {9}
+
+
+async def test_an_access_log_is_fitted_and_replaces_a_profile(
+    loadtest: Command, tmp_path: Path
+) -> None:
+    for rate in (1.5, 3.5):
+        rows = logged(run(TRUTH, Mix(rate, seed=int(rate))))
+        (tmp_path / f"{rate}.log").write_text("\n".join(rows))
+    done = await loadtest(
+        "fit", "1.5.log", "3.5.log", "-o", "h100-bf16.json", "--name", "h100-bf16",
+        "--tiles", "a+images=4", "--limits", "seqs=64,budget=2048",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    costs = read_json(tmp_path / "h100-bf16.json")["costs"]
+    assert costs["step"] == pytest.approx(TRUTH.costs.step, rel=0.25)
+    assert costs["tile"] == pytest.approx(TRUTH.costs.tile, rel=0.25)
+    (tmp_path / "s.yaml").write_text(
+        yaml.safe_dump(
+            {"target": {"url": "http://127.0.0.1:1/v1"}, "load": {"rate": 1}, "duration": 9}
+        )
+    )
+    done = await loadtest("simulate", "s.yaml", "--model", "h100-bf16")
+    assert "simulated from a measured model" in done.out
+
+
+def logged(records: list[Record]) -> Iterator[str]:
+    """The gateway's lines for these requests."""
+    for each in records:
+        row = {
+            "account": "a", "outcome": "ok", "status": 200, "duration": each.end - each.sent,
+            "ttft": each.first_token - each.sent, "at": each.end,
+            "usage": {"prompt_tokens": each.prompt_tokens, "completion_tokens": each.tokens},
+            "images": int(each.tenant == "vision"),
+        }  # fmt: skip
+        yield f"2026-11-22 10:00:00,000 INFO serving.access {json.dumps(row)}"
+
+
 def test_memory_bounds_how_many_run_at_a_time() -> None:
     tight = Replica("t", "measured", Costs(step=0.01), Limits(kv=1000))
     requests = [Request("a", 0.0, 400, 100) for _ in range(4)]
@@ -234,6 +307,8 @@ async def test_fit_and_simulate(loadtest: Command, tmp_path: Path) -> None:
     assert "MISSED" in done.out
     assert read_json(tmp_path / "o.json")["requests"] == len(list(read(tmp_path / "r.jsonl")))
     done = await loadtest("report", "r.jsonl", "--html", "r.html")
+    assert done.status == 0, done.err
+    done = await loadtest("compare", "r.jsonl", "r.jsonl")
     assert done.status == 0, done.err
 
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
 from loadtest.core import Record, UsageError
@@ -73,6 +74,36 @@ def test_the_costs_come_back() -> None:
 def test_what_was_not_measured_is_foretold(mix: Mix) -> None:
     found = fitted(1.5, 3.5)
     assert p95(run(found, mix)) == pytest.approx(p95(run(TRUTH, mix)), rel=0.1)
+
+
+@pytest.mark.parametrize("held", ["the end without a frame", "two in a frame"])
+def test_frames_need_not_be_tokens(held: str) -> None:
+    def framed(record: Record) -> Record:
+        gaps = record.gaps
+        if held == "the end without a frame":
+            gaps = gaps[:-1]
+        elif len(gaps) > 3:
+            gaps = [*gaps[:1], gaps[1] + gaps[2], *gaps[3:]]
+        return msgspec.structs.replace(record, gaps=gaps, frames=len(gaps) + 1)
+
+    runs = [[framed(each) for each in run(TRUTH, Mix(rate, seed=5))] for rate in (1.5, 3.5)]
+    found = fit(runs, TILES, "framed", TRUTH.limits, 30.0)
+    for name, tolerance in (("step", 0.1), ("prefill", 0.2), ("tile", 0.1)):
+        expected = getattr(TRUTH.costs, name)
+        assert getattr(found.costs, name) == pytest.approx(expected, rel=tolerance), name
+
+
+def test_cached_tokens_cost_no_prefill() -> None:
+    rng, at, shared = random.Random(4), 0.0, []
+    for _ in range(500):
+        at += rng.expovariate(3.0)
+        own, which = rng.randrange(20, 300), rng.randrange(3)
+        shared.append(Request("chat", at, 900 + own, 40, prefix=(which,), shared=900))
+    records = list(Simulation(TRUTH, Load(shared), Setting()).records())
+    assert sum(record.cached_tokens for record in records) > 450 * 900
+    found = fit([records], {}, "cached", TRUTH.limits, 30.0)
+    assert found.costs.prefill == pytest.approx(TRUTH.costs.prefill, rel=0.25)
+    assert found.costs.step == pytest.approx(TRUTH.costs.step, rel=0.1)
 
 
 def test_too_few_requests_are_refused() -> None:
