@@ -86,6 +86,7 @@ class Replica:
         # What is loaded by now stays: the garbage collector need not walk it while tokens wait.
         gc.collect()
         gc.freeze()
+        self._watched = True
         self._watch = asyncio.create_task(self._end_with_engine())
         return self._gateway
 
@@ -94,13 +95,14 @@ class Replica:
 
         A port that is closed gets no requests; one that only refuses, which is quick, gets most.
         """
-        while True:
+        while self._watched:
             await asyncio.sleep(_WATCH)
             try:
                 await self._engine.check_health()
             except ServingError:
                 await asyncio.sleep(_WATCH)
-                os._exit(1)
+                if self._watched:
+                    os._exit(1)
 
     async def check_health(self) -> None:
         """Called by Serve; raising replaces the replica."""
@@ -112,6 +114,7 @@ class Replica:
 
     def __del__(self) -> None:
         """Called by Serve once the last request has left."""
+        self._watched = False  # an engine that is closed looks dead
         if hasattr(self, "_worker"):
             self._worker.close()
         if hasattr(self, "_engine"):
