@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -21,6 +22,7 @@ from serving.cluster import scaling
 from serving.cluster.finetunes import Finetunes
 from serving.cluster.telemetry import Telemetry
 from serving.cluster.tenants import Tenants
+from serving.errors import ServingError
 from serving.gateway.app import Gateway
 from serving.settings import Settings
 from serving.telemetry.logs import Json
@@ -32,6 +34,7 @@ APPLICATION = "workers-ai"
 # Above what the engine queues (`max_num_queued_reqs`), so that it is the engine that refuses, in
 # the words of the API. What Serve itself refuses it refuses in plain text.
 _MAX_ONGOING = 4096
+_WATCH = 0.1  # seconds
 
 
 class Replica:
@@ -83,7 +86,23 @@ class Replica:
         # What is loaded by now stays: the garbage collector need not walk it while tokens wait.
         gc.collect()
         gc.freeze()
+        self._watched = True
+        self._watch = asyncio.create_task(self._end_with_engine())
         return self._gateway
+
+    async def _end_with_engine(self) -> None:
+        """End the process once its engine is dead and those who waited for it have been told.
+
+        A port that is closed gets no requests; one that only refuses, which is quick, gets most.
+        """
+        while self._watched:
+            await asyncio.sleep(_WATCH)
+            try:
+                await self._engine.check_health()
+            except ServingError:
+                await asyncio.sleep(_WATCH)
+                if self._watched:
+                    os._exit(1)
 
     async def check_health(self) -> None:
         """Called by Serve; raising replaces the replica."""
@@ -95,6 +114,7 @@ class Replica:
 
     def __del__(self) -> None:
         """Called by Serve once the last request has left."""
+        self._watched = False  # an engine that is closed looks dead
         if hasattr(self, "_worker"):
             self._worker.close()
         if hasattr(self, "_engine"):

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,10 @@ def free_ports() -> dict[str, int]:
         return {name: each.getsockname()[1] for name, each in zip(PORTS, sockets, strict=True)}
 
 
+class GaveUp(Exception):  # noqa: N818 - a reason to try again
+    """`ray start` has ended: a busy machine takes longer than it waits."""
+
+
 @dataclass
 class Cluster:
     """Processes of `ray start`, one a node, as the pods of the chart run them."""
@@ -67,7 +71,7 @@ class Cluster:
             "STATE_DIR": str(home / "state"),
             "RAY_AUTH_TOKEN": RAY_TOKEN,  # KubeRay sets it from the Secret
             "OMP_NUM_THREADS": "1",
-            "RAY_raylet_start_wait_time_s": "240",  # 30 s are too few for a busy machine
+            "RAY_raylet_start_wait_time_s": "120",
             f"{haproxy}METRICS_PORT": str(self.ports[f"metrics {node}"]),
             f"{haproxy}STATS_PORT": str(self.ports[f"stats {node}"]),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.ports["fallback"]),
@@ -109,8 +113,13 @@ class Cluster:
         config: dict[str, Any] = yaml.safe_load(ray(self.objects)["serveConfigV2"])
         return config | {"http_options": {"host": "127.0.0.1", "port": self.ports["proxy head"]}}
 
-    def head(self) -> subprocess.Popen[bytes]:
-        """Start the head, or start it again where it was, in a pod that remembers nothing."""
+    async def head(self) -> None:
+        """Start the head, or start it again where it was; returns when it answers."""
+        url = self.url("dashboard", probe(self, "head", "startupProbe"))
+        await self._up(self._head, url)
+
+    def _head(self) -> subprocess.Popen[bytes]:
+        """In a pod that remembers nothing."""
         (self.folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)
         ports = f"--port={self.ports['gcs']}", f"--dashboard-port={self.ports['dashboard']}"
         files = f"--temp-dir={self.folder}/ray"
@@ -119,10 +128,23 @@ class Cluster:
     async def worker(self, node: str) -> subprocess.Popen[bytes]:
         """Start a worker; returns when its pod would have started."""
         gcs = f"--address=127.0.0.1:{self.ports['gcs']}"
-        process = self.start("worker", node, WORKERS[node], gcs)
-        url = self.url(node, probe(self, "worker", "startupProbe"))
-        await answers(url, process=process)
-        return process
+        return await self._up(
+            lambda: self.start("worker", node, WORKERS[node], gcs),
+            self.url(node, probe(self, "worker", "startupProbe")),
+        )
+
+    async def _up(
+        self, start: Callable[[], subprocess.Popen[bytes]], url: str
+    ) -> subprocess.Popen[bytes]:
+        """Start a node and wait for its probe. What gives up is started again, as kubelets do."""
+        for _ in range(3):
+            process = start()
+            with suppress(GaveUp):
+                await answers(url, process=process)
+                return process
+        raise AssertionError(
+            "\n".join(each.read_text()[-2000:] for each in self.folder.glob("*.log"))
+        )
 
     def processes(self, node: str) -> list[psutil.Process]:
         return [each for each in psutil.process_iter() if _home(each) == str(self.folder / node)]
@@ -200,7 +222,8 @@ async def answers(
     """Wait until a probe passes. A kubelet has no token."""
     async with asyncio.timeout(seconds), httpx.AsyncClient() as client:
         while True:
-            assert process is None or process.poll() is None, "ray start has given up"
+            if process is not None and process.poll() is not None:
+                raise GaveUp
             with suppress(httpx.TransportError):
                 if (await client.get(url)).status_code == 200:
                     return

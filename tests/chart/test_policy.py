@@ -174,3 +174,26 @@ def test_budgets_are_integers_and_leave_room(chart: Chart) -> None:
     assert all("maxUnavailable" not in spec for spec in budgets.values())
     tolerant = of_kind(chart.render(OPTIONS["fault tolerance"], "cpu-demo"), "PodDisruptionBudget")
     assert tolerant == []  # the head may move, and one replica can keep none
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_probes_are_ours_and_need_neither_bash_nor_wget(chart: Chart, profile: str) -> None:
+    """KubeRay injects probes that run both where it finds none, and never one for a slow start."""
+    for name in ("head", "worker"):
+        container = containers(pods(chart.render(profile=profile))[name])[-1]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert set(container[probe]) & {"exec", "httpGet", "tcpSocket"} == {"httpGet"}
+        startup = container["startupProbe"]
+        assert startup["periodSeconds"] * startup["failureThreshold"] >= 300
+        assert "exec" not in container["lifecycle"]["preStop"]  # `ray stop` there hangs sidecars
+
+
+def test_what_is_wrong_with_serve_is_alerted_on_and_not_ready(chart: Chart) -> None:
+    """KubeRay keeps `Ready` true while an application fails."""
+    objects = chart.render({"monitoring": {"rules": True}}, "cpu-demo")
+    (rules,) = of_kind(objects, "PrometheusRule")
+    expressions = " ".join(
+        rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]
+    )
+    assert "ray_serve_application_status != 6" in expressions
+    assert "ray_serve_deployment_status != 6" in expressions

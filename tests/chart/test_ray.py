@@ -33,8 +33,7 @@ VALUES = {
 async def cluster(chart: Chart) -> AsyncIterator[Cluster]:
     with folder() as path:
         made = Cluster(chart.render(VALUES, "cpu-demo"), path, free_ports())
-        made.head()
-        await answers(made.url("dashboard", probe(made, "head", "startupProbe")))
+        await made.head()
         with service(made):
             yield made
 

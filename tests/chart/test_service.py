@@ -148,8 +148,10 @@ def test_ray_s_version_is_the_one_of_the_image(chart: Chart) -> None:
     assert f"ray[serve]=={version}" in (ROOT / "requirements" / "gpu.txt").read_text()
 
 
-# What the chart decides itself: Serve listens, and there are as many replicas as it says.
-DECIDED = {"host", "port", "replicas"}
+# What the chart decides itself: Serve listens, its configuration has the number of replicas and
+# when it changes, and Prometheus asks Ray's exporters.
+SCALING = {"replicas", "max_replicas", "downscale_seconds", "engine_seconds"}
+DECIDED = {"host", "port", "ray_metrics_url"} | SCALING
 
 
 def test_every_setting_can_be_reached_from_the_values(chart: Chart) -> None:

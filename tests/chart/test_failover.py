@@ -1,0 +1,233 @@
+"""Parts of a running cluster are killed, and its configuration is changed, while `loadtest` asks.
+
+`pytest -m slow tests/chart/test_failover.py`. The engine is the fake one: what is shown is which
+requests fail, how, and what is billed for them.
+
+It has not passed yet. In the farthest run, on a busy machine, a replica was killed while it
+generated 13 answers: 15 connections broke, and for two seconds 47 more requests got 500, it seems
+from one proxy that knew no other server. Of the 11 400 counted after that none failed, 8 900 of
+them while Ray's head was dead; it did not come back, as its agent took longer to start than Ray
+waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import sqlalchemy as sql
+
+from loadtest import records
+from loadtest.core import Record
+from tests import servers
+from tests.chart.helm import Chart
+from tests.chart.nodes import (
+    ACCOUNT,
+    API_TOKEN,
+    RAY,
+    WORKERS,
+    Cluster,
+    answers,
+    folder,
+    free_ports,
+    probe,
+    running,
+    service,
+)
+from tests.chart.options import OPTIONS
+from tests.chart.rehearsal import unfinished
+
+REQUESTS, RATE = 12_000, 40
+VALUES: dict[str, Any] = {
+    **OPTIONS["tenancy"],
+    "gcsFaultTolerance": {"enabled": True, "redisAddress": "redis://redis:6379"},
+    "replicas": {"min": 2, "max": 2, "surgePercent": 50},
+    "drain": {"routeSeconds": 10, "longestAnswerSeconds": 20, "loadSeconds": 60},
+}
+
+
+@pytest.fixture(scope="module")
+def stores() -> Iterator[tuple[str, str]]:
+    """The URLs of PostgreSQL and Redis."""
+    try:
+        with servers.postgres() as postgres, servers.redis() as redis:
+            yield postgres.url, redis.url
+    except servers.Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+async def cluster(chart: Chart, stores: tuple[str, str]) -> AsyncIterator[Cluster]:
+    """A head and three workers, as KubeRay starts them with fault tolerance."""
+    postgres, redis = stores
+    secrets = {"DATABASE_URL": postgres, "REDIS_URL": redis, "TENANCY_SECRET": "s" * 32}
+    with folder() as path:
+        (path / "rehearsal").mkdir()
+        extra = {
+            "STATE_DIR": str(path / "state"),
+            "REHEARSAL": str(path / "rehearsal"),
+            # KubeRay writes these into the pods.
+            "RAY_REDIS_ADDRESS": redis.removesuffix("/0"),
+            "RAY_external_storage_namespace": path.name,
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+        }
+        made = Cluster(chart.render(VALUES, "cpu-demo"), path, free_ports(), secrets, extra)
+        await made.head()
+        for node in WORKERS:
+            await made.worker(node)
+        with service(made):
+            yield made
+
+
+async def deploy(client: httpx.AsyncClient, cluster: Cluster, **args: str) -> None:
+    """Put the Serve configuration, with other arguments for the application."""
+    config = cluster.config()
+    (application,) = config["applications"]
+    application |= {"import_path": "tests.chart.rehearsal:configured", "args": args}
+    url = cluster.url("dashboard", "/api/serve/applications/")
+    (await client.put(url, json=config, headers=RAY)).raise_for_status()
+
+
+async def settled(client: httpx.AsyncClient, cluster: Cluster, gone: set[int]) -> set[int]:
+    """Wait for two running replicas, none of them of `gone`; their processes."""
+    async with asyncio.timeout(400):
+        while True:
+            with suppress(httpx.HTTPError, KeyError, ValueError):
+                found = await running(client, cluster)
+                processes = {each["pid"] for each in found if each["state"] == "RUNNING"}
+                if len(found) == len(processes) == 2 and not processes & gone:
+                    return processes
+            await asyncio.sleep(1)
+
+
+@dataclass
+class Load:
+    """`loadtest` in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    lost: set[str] = field(default_factory=set)
+    """Ids of what was being generated when its engine was killed."""
+    cut: int = 0
+    """Clients connected to a proxy that was killed."""
+
+    @classmethod
+    def start(cls, cluster: Cluster) -> Load:
+        command = [
+            *(sys.executable, "-m", "loadtest", "run", "--headless", "--calibration", "0"),
+            *("--url", cluster.url("serve", "/client/v4"), "--account", ACCOUNT),
+            *("--rate", str(RATE), "--requests", str(REQUESTS), "--duration", "20m"),
+            *("--prompt-tokens", "16", "--max-tokens", "8", "--timeout", "60s"),
+            *("--records", str(cluster.folder / "records"), "--token", API_TOKEN),
+        ]
+        with (cluster.folder / "loadtest.log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=cluster.folder)
+        return cls(process, cluster.folder)
+
+    async def warm(self, seconds: float = 15) -> None:
+        """Let it go on for a while."""
+        await asyncio.sleep(seconds)
+        assert self.process.poll() is None, (self.folder / "loadtest.log").read_text()
+
+    def note(self, process: int) -> None:
+        """This process of a replica is dead."""
+        self.lost |= unfinished(self.folder / "rehearsal", process)
+
+    async def end(self) -> list[Record]:
+        await asyncio.to_thread(self.process.wait, 900)
+        return list(records.read(self.folder / "records"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.xfail(reason="after a replica is killed, one proxy answers 500 for two seconds")
+async def test_nothing_is_lost_but_what_the_killed_were_doing(
+    cluster: Cluster, stores: tuple[str, str]
+) -> None:
+    async with httpx.AsyncClient(timeout=30) as client:
+        await deploy(client, cluster)
+        processes = await settled(client, cluster, set())
+        await answers(cluster.url("serve", probe(cluster, "worker", "readinessProbe")))
+        load = Load.start(cluster)
+        await load.warm()
+        processes = await kill_replica(client, cluster, load, processes)
+        await load.warm()
+        await deploy(client, cluster, queue_seconds="59")
+        processes = await settled(client, cluster, processes)
+        await load.warm()
+        processes = await kill_worker(client, cluster, load, processes)
+        await load.warm()
+        await kill_head(client, cluster, processes)
+        judge(await load.end(), load)
+        await billed(stores[0], load)
+
+
+async def kill_replica(
+    client: httpx.AsyncClient, cluster: Cluster, load: Load, processes: set[int]
+) -> set[int]:
+    victim = min(processes)
+    psutil.Process(victim).kill()
+    load.note(victim)
+    return await settled(client, cluster, {victim})
+
+
+async def kill_head(client: httpx.AsyncClient, cluster: Cluster, processes: set[int]) -> None:
+    """Its state is in Redis: replicas and proxies live on without it."""
+    cluster.kill("head")
+    await asyncio.sleep(5)
+    await cluster.head()
+    assert await settled(client, cluster, set()) == processes
+
+
+async def kill_worker(
+    client: httpx.AsyncClient, cluster: Cluster, load: Load, processes: set[int]
+) -> set[int]:
+    (node, victims) = next(
+        (node, found)
+        for node in WORKERS
+        if (found := {each.pid for each in cluster.processes(node)} & processes)
+    )
+    load.cut = connected(cluster, node)
+    cluster.kill(node)
+    for victim in victims:
+        load.note(victim)
+    return await settled(client, cluster, victims)
+
+
+def connected(cluster: Cluster, node: str) -> int:
+    """How many clients a node's proxy has."""
+    return sum(
+        each.status == psutil.CONN_ESTABLISHED and each.laddr.port == cluster.ports[f"proxy {node}"]
+        for process in cluster.processes(node)
+        if process.name().startswith("haproxy")
+        for each in process.net_connections("tcp")
+    )
+
+
+def judge(found: list[Record], load: Load) -> None:
+    failed = [each for each in found if each.error]
+    kinds = Counter((each.error, each.status) for each in failed)
+    told = f"{len(found)} asked, {kinds}; lost {len(load.lost)}, cut {load.cut}"
+    assert len(found) == REQUESTS, told
+    assert load.lost, told
+    assert len(failed) <= len(load.lost) + load.cut, told
+
+
+async def billed(url: str, load: Load) -> None:
+    """What was lost is in the books as crashed and not as complete; the rest as it was."""
+    await asyncio.sleep(10)  # until others have shipped what the dead left
+    with sql.create_engine(url.replace("postgresql:", "postgresql+psycopg:")).connect() as books:
+        rows = dict(books.execute(sql.text("select receipt, outcome from usage")).tuples().all())
+    assert {rows.get(id_) for id_ in load.lost} == {"crashed"}
+    answered = {outcome for id_, outcome in rows.items() if id_ not in load.lost}
+    assert answered <= {"ok", "cancelled", "rejected"}
