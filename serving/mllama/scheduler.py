@@ -37,8 +37,8 @@ class _SharedImages(Scheduler):
     def __init__(self, *args: Any, vllm_config: VllmConfig, **kwargs: Any) -> None:
         super().__init__(*args, vllm_config=vllm_config, **kwargs)
         self._config = vllm_config.model_config.hf_config
-        managers = self.kv_cache_manager.coordinator.single_type_managers
-        (self._images,) = (m for m in managers if isinstance(m, MllamaCrossAttentionManager))
+        self._managers = self.kv_cache_manager.coordinator.single_type_managers
+        (self._images,) = (m for m in self._managers if isinstance(m, MllamaCrossAttentionManager))
         self._writes: dict[str, tuple[Write, ...]] = {}
 
     def add_request(self, request: Request) -> None:
@@ -120,6 +120,19 @@ class _SharedImages(Scheduler):
                 inputs.append(image)
                 spent += request.get_num_encoder_embeds(image)
         return inputs, again, spent
+
+    def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Have a request give way, and forget the blocks that it was to fill in this very step.
+
+        vLLM makes blocks known when it schedules the tokens that fill them. By priority, a request
+        may be chosen to give way after that, and others would find what was never computed.
+        """
+        blocks = self.kv_cache_manager.get_blocks(request.request_id).blocks
+        for manager, held in zip(self._managers, blocks, strict=True):
+            if manager is not self._images:
+                unfilled = held[request.num_computed_tokens // manager.block_size :]
+                self.kv_cache_manager.evict_blocks({block.block_id for block in unfilled})
+        super()._preempt_request(request, *args, **kwargs)
 
     def _layout(self, request: Any) -> Layout:
         layout: Layout | None = getattr(request, "mllama_layout", None)
