@@ -16,6 +16,7 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from serving.mllama.lora import adaptable
 from serving.mllama.plan import ALIGNMENT, Layout, layout_of, slots_for
 
+SCHEDULER = "serving.mllama.scheduler.build_scheduler"
 ENCODER_CACHE = "vllm.v1.core.encoder_cache_manager.EncoderCacheManager"
 """vLLM's cache of encoder outputs, least recently used first out, which it gives other models."""
 
@@ -40,18 +41,17 @@ class MllamaModelConfig(VerifyAndUpdateConfig):
         multimodal = model.multimodal_config
         if multimodal.limit_per_prompt.get("image") is None:
             multimodal.limit_per_prompt["image"] = ImageDummyOptions(count=DEFAULT_IMAGES)
+        scheduler = vllm_config.scheduler_config
+        scheduler.scheduler_cls = SCHEDULER
         if multimodal.get_limit_per_prompt("image") == 0:
             return
         model.hf_config.is_encoder_decoder = True
         model.__dict__["is_encoder_decoder"] = True  # a cached property, read before now
-        scheduler = vllm_config.scheduler_config
         slots = max_request_slots(vllm_config)
         scheduler.max_num_encoder_input_tokens = max(scheduler.max_num_encoder_input_tokens, slots)
         # Outputs are held while a step runs; the other half is for the step that is scheduled then.
         scheduler.encoder_cache_size = max(scheduler.encoder_cache_size, 2 * slots)
         vllm_config.ec_manager_config.encoder_cache_manager_cls = ENCODER_CACHE
-        if scheduler.scheduler_cls is None:
-            scheduler.scheduler_cls = "serving.mllama.scheduler.build_scheduler"
 
 
 def tile_tokens(vision: Any) -> int:
@@ -83,6 +83,8 @@ def check_supported(vllm_config: VllmConfig) -> None:
         raise ValueError("Mllama does not run with decode context parallelism.")
     if vllm_config.speculative_config is not None:
         raise ValueError("Mllama does not run with speculative decoding.")
+    if vllm_config.scheduler_config.scheduler_cls not in (None, SCHEDULER):
+        raise ValueError("Mllama comes with a scheduler of its own and runs with no other.")
     if cache.block_size is not None and ALIGNMENT % cache.block_size:
         raise ValueError(
             f"Mllama needs a KV block size that divides {ALIGNMENT}, not {cache.block_size}."

@@ -85,6 +85,8 @@ INTERNALS: dict[str, tuple[str, ...]] = {
     ),
     "vllm.v1.core.encoder_cache_manager:EncoderCacheManager.free": ("request",),
     "vllm.v1.core.kv_cache_coordinator:KVCacheCoordinator.new_step_starts": ("self",),
+    "vllm.v1.core.kv_cache_manager:KVCacheManager.evict_blocks": ("block_ids",),
+    "vllm.v1.core.kv_cache_manager:KVCacheManager.get_blocks": ("request_id",),
     "vllm.v1.core.kv_cache_utils:get_request_block_hasher": ("hash_block_size", "caching_hash_fn"),
     "vllm.v1.core.kv_cache_utils:make_block_hash_with_group_id": ("block_hash", "group_id"),
     "vllm.v1.core.sched.output:NewRequestData.mm_features": (),
@@ -96,6 +98,7 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "encoder_compute_budget",
         "shift_computed_tokens",
     ),
+    "vllm.v1.core.sched.scheduler:Scheduler._preempt_request": ("request",),
     "vllm.v1.core.sched.scheduler:Scheduler.add_request": ("request",),
     "vllm.v1.core.sched.scheduler:Scheduler.schedule": ("throttle_prefills",),
     "vllm.v1.core.single_type_kv_cache_manager:SingleTypeKVCacheManager.allocate_new_blocks": (

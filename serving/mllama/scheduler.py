@@ -31,8 +31,26 @@ from serving.mllama.plan import Layout, Write
 _Encoding = tuple[list[int], int, int, list[int], list[int]]
 
 
-class _SharedImages(Scheduler):
-    """The rules, mixed in front of either of vLLM's schedulers."""
+class GivingWay(Scheduler):
+    """A rule for all requests, mixed in front of either of vLLM's schedulers."""
+
+    def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Have a request give way, and forget the blocks that it was to fill in this very step.
+
+        vLLM makes blocks known when it schedules the tokens that fill them. By priority, a request
+        may be chosen to give way after that, and others would find what was never computed.
+        """
+        managers = self.kv_cache_manager.coordinator.single_type_managers
+        blocks = self.kv_cache_manager.get_blocks(request.request_id).blocks
+        for manager, held in zip(managers, blocks, strict=True):
+            if manager.kv_cache_spec.prefix_cacheable:
+                unfilled = held[request.num_computed_tokens // manager.block_size :]
+                self.kv_cache_manager.evict_blocks({block.block_id for block in unfilled})
+        super()._preempt_request(request, *args, **kwargs)
+
+
+class SharedImages(GivingWay):
+    """The rules for requests with images."""
 
     def __init__(self, *args: Any, vllm_config: VllmConfig, **kwargs: Any) -> None:
         super().__init__(*args, vllm_config=vllm_config, **kwargs)
@@ -128,16 +146,9 @@ class _SharedImages(Scheduler):
         return layout
 
 
-class MllamaScheduler(_SharedImages, Scheduler):
-    """For engines that wait for each step."""
-
-
-class MllamaAsyncScheduler(_SharedImages, AsyncScheduler):
-    """For engines that schedule a step ahead (the default on GPUs)."""
-
-
 def build_scheduler(*args: Any, vllm_config: VllmConfig, **kwargs: Any) -> Scheduler:
     """The scheduler that fits the engine's mode, which vLLM settles after our config hook ran."""
-    ahead = vllm_config.scheduler_config.async_scheduling
-    kind = MllamaAsyncScheduler if ahead else MllamaScheduler
+    mode = AsyncScheduler if vllm_config.scheduler_config.async_scheduling else Scheduler
+    rules = SharedImages if vllm_config.model_config.is_encoder_decoder else GivingWay
+    kind = type("MllamaScheduler", (rules, mode), {})
     return kind(*args, vllm_config=vllm_config, **kwargs)

@@ -62,6 +62,7 @@ def test_a_text_only_deployment_reserves_nothing_for_images(checkpoint: Any, exp
     [
         ({"block_size": 160}, "block size that divides 128"),
         ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
+        ({"scheduler_cls": "vllm.v1.core.sched.scheduler.Scheduler"}, "a scheduler of its own"),
     ],
 )
 def test_settings_that_would_be_wrong_are_refused(
