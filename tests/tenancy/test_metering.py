@@ -306,8 +306,9 @@ def _start(port: int, settings: Settings, log: Path) -> subprocess.Popen[bytes]:
             httpx.get(f"http://127.0.0.1:{port}/-/healthz")
             return process
         except httpx.HTTPError:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
+                raise
             time.sleep(0.1)
 
 
