@@ -203,8 +203,8 @@ def _rows(replica: Replica, block: Block, runs: list[list[Record]]) -> Iterator[
 
 
 def _capacity(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """The share of the closed loop's rate at which the p95 of the time to the first token is what
-    was measured at the highest load but one, by both curves."""
+    """The share of the closed loop's rate at which the p95 of the time to the first token passes a
+    limit, by both curves; the limit is what was measured between the two highest loads."""
     curve = sorted(
         (row["load"], row["measured_ms"], row["predicted_ms"])
         for row in rows
@@ -212,13 +212,14 @@ def _capacity(rows: list[dict[str, Any]]) -> dict[str, float | None]:
         and row["quantity"] == "service_ttft p95"
         and row["block"] in ("low", "middle", "high", "80%")
     )
-    load, limit, _ = curve[-2]
-    predicted = _crossing([(x, p) for x, _, p in curve], limit)
+    limit = (curve[-2][1] * curve[-1][1]) ** 0.5
+    ours = _crossing([(x, p) for x, _, p in curve], limit)
+    theirs = _crossing([(x, m) for x, m, _ in curve], limit)
     return {
         "limit_ms": limit,
-        "measured_load": load,
-        "predicted_load": predicted,
-        "error": None if predicted is None else predicted / load - 1,
+        "measured_load": theirs,
+        "predicted_load": ours,
+        "error": ours / theirs - 1 if ours and theirs else None,
     }
 
 
@@ -230,7 +231,7 @@ def _crossing(curve: list[tuple[float, float]], limit: float) -> float | None:
     return None
 
 
-def _told(result: dict[str, Any]) -> Iterator[str]:
+def told(result: dict[str, Any]) -> Iterator[str]:
     yield f"{'block':<12}{'requests':<9}{'quantity':<20}{'measured':>10}{'predicted':>11}  error"
     for row in result["rows"]:
         if row["error"] is not None and row["quantity"].split()[1] != "mean":
@@ -261,7 +262,7 @@ def main() -> None:
         found = measured(up, rounds, seconds)
     result = {**vars(given), "machine": head, "unsound": up.unsound, **judged(found)}
     result["minutes"] = round((time.monotonic() - began) / 60, 1)
-    print("\n".join(_told(result)))
+    print("\n".join(told(result)))
     if not given.quick:
         file = Path(__file__).parent / "results" / "accuracy.json"
         file.write_text(json.dumps(result, indent=1) + "\n")

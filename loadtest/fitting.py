@@ -133,7 +133,10 @@ def _tiles(scenario: Path | None, given: list[str], tile: int) -> dict[str, int]
 def _limits(text: str | None, tile_pixels: int) -> Limits:
     pairs = [each.partition("=") for each in text.split(",")] if text else []
     try:
-        given = {name.strip(): float(value) for name, _, value in pairs}
+        given = {
+            name.strip(): value if value in ("true", "false") else float(value)
+            for name, _, value in pairs
+        }
         return msgspec.convert({**given, "tile_pixels": tile_pixels}, Limits, strict=False)
     except (ValueError, msgspec.ValidationError) as error:
         raise UsageError(f"--limits are written seqs=128,budget=4096: {error}") from error

@@ -51,7 +51,7 @@ class Engine:
         self._ends: list[tuple[int, float]] = []  # of stretches: steps so far, µs between tokens
         self._forgotten = 0
         self._order = 0
-        self._prefixes, self._pictures = Cache(), Cache()
+        self._cache = Cache()  # of the paged pool: beginnings of prompts, pictures
 
     def meet(self, request: Request) -> None:
         """Count a request that has come, whether there is room for it or not."""
@@ -121,7 +121,7 @@ class Engine:
     def _leave(self, request: Request) -> None:
         self.kv -= request.kv
         self.ongoing -= 1
-        if request.talk is not None and not request.tiles and self.limits.prefixes:
+        if request.talk is not None and self.limits.prefixes:
             self._remember((request.talk,), request.prompt + request.output)
 
     def _prefilled(self, now: float) -> list[Request]:
@@ -216,8 +216,8 @@ class Engine:
     def _look_up(self, request: Request) -> None:
         """What of it is cached."""
         limits = self.limits
-        if request.prefix and not request.tiles and limits.prefixes:
-            known = self._prefixes.leading(request.prefix)
+        if request.prefix and limits.prefixes:
+            known = self._cache.leading(request.prefix)
             request.cached = request.shared * known // len(request.prefix)
             self._remember(request.prefix, request.shared)
         request.cached = min(request.cached, request.prompt - 1)
@@ -226,20 +226,22 @@ class Engine:
         if not request.pictures:  # of a record, which only knows how many tiles
             request.encode = computed(request.tiles)
             return
-        request.encode = sum(computed(cut) for each, cut in request.pictures if self._new(each))
+        request.encode = sum(
+            computed(cut) for each, cut in request.pictures if self._new(each, cut)
+        )
 
-    def _new(self, picture: object) -> bool:
+    def _new(self, picture: object, cut: int) -> bool:
         """Whether it is not among those that are kept, and keep it."""
-        room = self.limits.images
-        known = room > 0 and self._pictures.leading((picture,)) > 0
-        if room and not known:
-            self._pictures.put(picture, 1.0, room)
+        limits = self.limits
+        known = limits.pictures and self._cache.leading((picture,)) > 0
+        if limits.pictures and not known:
+            self._cache.put(picture, limits.tile_kv * cut, limits.kv - self.kv)
         return not known
 
     def _remember(self, prefix: tuple[object, ...], tokens: float) -> None:
         room = self.limits.kv - self.kv
         for key in prefix:
-            self._prefixes.put(key, tokens / len(prefix), room)
+            self._cache.put(key, tokens / len(prefix), room)
 
     def _chunks(self) -> Work:
         """The work of a step that prefills: decodes go first, prompts share the rest."""

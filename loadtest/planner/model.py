@@ -60,8 +60,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `budget` is `max_num_batched_tokens`; `kv` the tokens of self-attention KV that fit; a tile's
     cross-attention KV counts as `tile_kv` of them. `queue` is how many may run and wait before
-    others get 429. `images` of the vision tower's outputs are kept; 0: none (as our plugin has
-    it). `prefixes`: whether prompts without images reuse cached prefixes.
+    others get 429. `prefixes`, `pictures`: whether beginnings of prompts and pictures that were
+    seen before are reused; what is free of the memory keeps them.
     """
 
     seqs: int = 128
@@ -69,8 +69,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv: int = 1 << 62
     tile_kv: float = 401.0
     queue: int = 1 << 62
-    images: int = 0
     prefixes: bool = True
+    pictures: bool = True
     tile_pixels: int = 560
 
 

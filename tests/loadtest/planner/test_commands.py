@@ -107,13 +107,15 @@ def test_pictures_that_are_kept_are_not_encoded_again() -> None:
     album = {"images": 1, "sizes": ["1120x1120"], "pictures": {"pool": 5, "share": 0.5}}
     what = scenario(tenants=[album], load={"rate": 2}, duration=100)
     worked = {}
-    for kept in (0, 2, 100):
-        replica = Replica("t", "measured", TRUTH.costs, Limits(images=kept))
-        simulation, records = simulated(replica, what, Setting())
-        worked[kept] = simulation.work.tiles / 4 / len(records)
+    for room in (0, 2500, 1 << 62):  # a picture takes 1604
+        limits = Limits(pictures=room > 0, kv=room or 1 << 62)
+        simulation, records = simulated(
+            Replica("t", "measured", TRUTH.costs, limits), what, Setting()
+        )
+        worked[room] = simulation.work.tiles / 4 / len(records)
     assert worked[0] == 1.0
-    assert worked[100] == pytest.approx(0.5, abs=0.1)
-    assert worked[100] < worked[2] < 1.0
+    assert worked[1 << 62] == pytest.approx(0.5, abs=0.1)
+    assert worked[1 << 62] < worked[2500] <= 1.0
 
 
 def test_each_small_picture_of_a_request_is_padded_for_itself() -> None:
@@ -178,7 +180,7 @@ async def test_an_access_log_is_fitted_and_replaces_a_profile(
         (tmp_path / f"{rate}.log").write_text("\n".join(rows))
     done = await loadtest(
         "fit", "1.5.log", "3.5.log", "-o", "h100-bf16.json", "--name", "h100-bf16",
-        "--tiles", "a+images=4", "--limits", "seqs=64,budget=2048",
+        "--tiles", "a+images=4", "--limits", "seqs=64,budget=2048,pictures=false",
     )  # fmt: skip
     assert done.status == 0, done.err
     costs = read_json(tmp_path / "h100-bf16.json")["costs"]
