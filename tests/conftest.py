@@ -1,6 +1,7 @@
 """What every test needs before vLLM or Ray is imported."""
 
 import os
+import signal
 
 import pytest
 
@@ -14,6 +15,8 @@ os.environ.update(
     DO_NOT_TRACK="1",
     HF_HUB_OFFLINE="1",
 )
+# Shells start what they put in the background deaf to Ctrl-C, and so is all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
