@@ -35,7 +35,7 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix .
 
 test: .venv/.project .venv/.dev .venv/.node .venv/.prometheus .venv/.chromium .venv/.compose
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: .venv/.project .venv/.dev .venv/.node
 	$(BIN)/pytest -m slow

@@ -36,7 +36,8 @@ async def test_workers_do_one_run_together(loadtest: Command, tmp_path: Path) ->
 def workers() -> list[psutil.Process]:
     """Those that this process has started."""
     children = psutil.Process().children()
-    return [child for child in children if "worker" in child.cmdline()]
+    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "worker" in child.cmdline()]
 
 
 async def by_workers(scenario: Scenario, count: int, lines: Path, meanwhile: Any) -> dict[str, Any]:
