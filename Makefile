@@ -34,8 +34,9 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Two files at a time. Some tests measure time: what fails beside another is run again by itself.
 test: .venv/.project .venv/.dev .venv/.node .venv/.prometheus .venv/.chromium .venv/.compose
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile || $(BIN)/pytest --last-failed --last-failed-no-failures none
 
 test-slow: .venv/.project .venv/.dev .venv/.node
 	$(BIN)/pytest -m slow
