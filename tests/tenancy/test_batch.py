@@ -463,13 +463,15 @@ async def test_what_a_stopped_replica_ran_is_free_at_once(tenants: Tenants) -> N
 
 async def test_who_lost_its_lease_changes_nothing(tenants: Tenants) -> None:
     """Two replicas run the same item; one result is kept and one usage counted."""
-    async with replica(tenants, lease=1.0) as slow, replica(tenants, starts=False) as other:
-        slow.service.engine.faults.first_token_delay = 3.0
+    # With room for one, the slow one cannot claim the item again itself.
+    hurried = replica(tenants, lease=0.3, concurrency=1)
+    async with hurried as slow, replica(tenants, starts=False) as other:
+        slow.service.engine.faults.first_token_delay = 1.5
         slow.worker._renew = lambda claims: None  # type: ignore[method-assign] # it is stuck
         id_ = await slow.submit({"prompt": "twice"})
         while not slow.service.engine.started:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        await asyncio.sleep(1.1)  # its lease is over; two more, and the item counts as failed
+        await asyncio.sleep(0.4)
         other.worker.start()
         found = await other.result(id_)
         assert found["responses"][0]["success"] is True
