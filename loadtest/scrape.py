@@ -17,14 +17,12 @@ from loadtest.core import UsageError
 _LINE = re.compile(
     r"^(?:(?:ray_)?vllm[:_]|(?=serving_))(\w+)(?:\{[^}]*\})?\s+([0-9.eE+-]+|NaN)", re.MULTILINE
 )
-_PARTS = {
-    "queue": "request_queue_time_seconds",
-    "vision": "mm_encoder_time_seconds",
-    "prefill": "request_prefill_time_seconds",
-}
+_QUEUE = "request_queue_time_seconds"
+_PREFILL = "request_prefill_time_seconds"
 _TTFT = "time_to_first_token_seconds"
 _GATEWAY_TTFT = "serving_time_to_first_token_seconds"
 _ADMISSION = "serving_queue_seconds"
+_VISION = "serving_vision_seconds"
 
 Totals = Mapping[str, float]
 
@@ -57,11 +55,13 @@ def split(before: Totals, after: Totals, service_ttft_ms: float | None) -> dict[
 
     `network_and_proxy` is what the client waited beyond the engine's own TTFT; where the gateway
     tells its own too, `network` is what lies before it, `admission` the wait for a turn in it,
-    `proxy` the rest of it. `other` is what the engine spent besides its named parts.
+    `proxy` the rest of it. `vision` is the pictures' share of a request, whether it had any or not,
+    and `prefill` what vLLM calls so without it. `other` is what the engine spent besides.
     """
     engine = _mean(before, after, _TTFT)
     gateway, admission = _mean(before, after, _GATEWAY_TTFT), _mean(before, after, _ADMISSION)
-    parts = {name: _mean(before, after, metric) for name, metric in _PARTS.items()}
+    queue, prefill = _mean(before, after, _QUEUE), _mean(before, after, _PREFILL)
+    vision = _share(before, after, _VISION, _PREFILL)
     queries = _gain(before, after, "prefix_cache_queries_total")
     hits = _gain(before, after, "prefix_cache_hits_total")
     return {
@@ -70,8 +70,10 @@ def split(before: Totals, after: Totals, service_ttft_ms: float | None) -> dict[
         "network_ms": _less(service_ttft_ms, gateway),
         "admission_ms": _less(admission),
         "proxy_ms": _less(gateway, engine, admission or 0.0),
-        **{f"{name}_ms": _less(value) for name, value in parts.items()},
-        "other_ms": _less(engine, *(value or 0.0 for value in parts.values())),
+        "queue_ms": _less(queue),
+        "vision_ms": _less(vision),
+        "prefill_ms": _less(prefill, vision or 0.0),
+        "other_ms": _less(engine, queue or 0.0, prefill or 0.0),
         "engine_ttft_ms": _less(engine),
         "prefix_cache_hit_rate": round(hits / queries, 4) if queries else None,
     }
@@ -88,5 +90,10 @@ def _gain(before: Totals, after: Totals, name: str) -> float:
 
 
 def _mean(before: Totals, after: Totals, name: str) -> float | None:
-    count, total = (_gain(before, after, f"{name}_{part}") for part in ("count", "sum"))
-    return 1e3 * total / count if count > 0 else None
+    return _share(before, after, name, name)
+
+
+def _share(before: Totals, after: Totals, name: str, of: str) -> float | None:
+    """Milliseconds of one for each of the other; `None` where either counted nothing."""
+    count, other = (_gain(before, after, f"{each}_count") for each in (name, of))
+    return 1e3 * _gain(before, after, f"{name}_sum") / other if count > 0 and other > 0 else None

@@ -406,6 +406,10 @@ def test_every_part_that_the_server_tells_has_its_share_of_ttft() -> None:
     assert {name: split[f"{name}_ms"] for name in told} == told
     assert sum(told.values()) == 185
     assert split["vision_ms"] is None
+    # Five of the twenty had pictures, 80 ms of work each.
+    pictures = "serving_vision_seconds_sum 0.4\nserving_vision_seconds_count 5\n"
+    seen = scrape.split({}, scrape.parse(METRICS + pictures), 185.0)
+    assert (seen["vision_ms"], seen["prefill_ms"], seen["other_ms"]) == (20, 80, 30)
     # What was counted before the run does not count.
     twice = scrape.parse(METRICS.replace(" 20\n", " 40\n").replace(" 0.4\n", " 1.2\n"))
     assert scrape.split(scrape.parse(METRICS), twice, 1.0)["queue_ms"] == 40
