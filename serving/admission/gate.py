@@ -151,13 +151,16 @@ class Gate:
 
     def _expected(self, caller: Caller, generation: Generation) -> int:
         """Output tokens: no more than asked for, nor twice what the account usually gets."""
-        most = min(generation.sampling.max_tokens, self.policy.context)
+        most = self._most(generation)
         usual = self._usual.get(_flow(caller, generation))
         return most if usual is None else min(most, max(_AT_LEAST, int(2 * usual)))
 
+    def _most(self, generation: Generation) -> int:
+        return min(generation.sampling.max_tokens, self.policy.context)
+
     def _usually(self, caller: Caller, generation: Generation) -> float:
         """Output tokens, as many as the account usually gets."""
-        most = generation.sampling.max_tokens
+        most = self._most(generation)
         return min(most, self._usual.get(_flow(caller, generation), most))
 
     def ended(self, ticket: Ticket, usage: Usage) -> None:

@@ -136,6 +136,19 @@ async def test_a_limit_of_nothing_lets_nothing_through(
         assert service.engine.started == []
 
 
+async def test_asking_for_more_tokens_than_there_can_be_calls_for_no_more_replicas(
+    tenants: Tenants,
+) -> None:
+    """Before an account has usual answers, a careless `max_tokens` is not work to scale for."""
+    gate = Gate(Policy(4, context=100), Memory(tenants.used), size, tenants.price)
+    async with serving(tenants, admission=gate) as service:
+        answered = asyncio.create_task(service.run(max_tokens=2**40))
+        while not gate.demand.arrived.output:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert gate.demand.arrived.output <= 100
+        assert (await answered).status_code == 200
+
+
 @pytest.mark.parametrize("service", [{"context": 100}], indirect=True)
 async def test_asking_for_more_tokens_than_there_can_be_reserves_no_more(service: Service) -> None:
     """A careless `max_tokens` is not a reason to refuse what fits the quota."""
