@@ -142,6 +142,7 @@ async def test_asking_for_more_tokens_than_there_can_be_calls_for_no_more_replic
     """Before an account has usual answers, a careless `max_tokens` is not work to scale for."""
     gate = Gate(Policy(4, context=100), Memory(tenants.used), size, tenants.price)
     async with serving(tenants, admission=gate) as service:
+        service.engine.faults.first_token_delay = 0.5
         answered = asyncio.create_task(service.run(max_tokens=2**40))
         while not gate.demand.arrived.output:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
