@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from statistics import quantiles
 from typing import Any
 
 import httpx
@@ -333,6 +336,40 @@ async def test_kept_places_cost_nobody_else_any() -> None:
     for _ in range(2):
         await turns.take(Waiting("other", 1), may_wait=False)
     assert turns.load.running == 6
+
+
+async def test_who_sends_its_share_at_random_moments_waits_for_no_flood() -> None:
+    """In virtual time: requests take a second or so, and 9 of 10 of a half is 14.4 a second."""
+    turns = Turns(slots=32, tokens=10**9, pixels=1, patience=99, kept=8)
+    generator, now, order = random.Random(1), 0.0, itertools.count()
+    coming = list(itertools.accumulate(generator.expovariate(14.4) for _ in range(2000)))
+    ends: list[tuple[float, int, Waiting]] = []
+    waited: dict[str, list[float]] = {"quiet": [], "loud": []}
+
+    async def run(flow: str) -> None:
+        item, came = Waiting(flow, 100), now
+        await turns.take(item)
+        waited[flow].append(now - came)
+        heapq.heappush(ends, (now + generator.uniform(0.5, 1.5), next(order), item))
+
+    tasks = [asyncio.create_task(run("loud")) for _ in range(320)]
+    await asyncio.sleep(0)
+    while coming:
+        if ends[0][0] < coming[0]:
+            now, _, item = heapq.heappop(ends)
+            turns.give(item, item.cost)
+            who = item.flow
+        else:
+            now, who = coming.pop(0), "new"
+        if who != "quiet":  # the loud one sends its next at once
+            tasks.append(asyncio.create_task(run("loud" if who == "loud" else "quiet")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    assert [round(each, 1) for each in quantiles(waited["quiet"], n=10)][-1] == 0
+    assert quantiles(waited["quiet"], n=100)[-1] < 0.3
+    assert len(waited["loud"]) / now > 32 - 14.4  # which has all that is left
 
 
 async def test_at_the_engine_no_burst_comes_before_what_another_sends_next(
