@@ -103,7 +103,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each side")
     parser.add_argument("--quick", action="store_true", help="one round of 6 seconds a side")
     parser.add_argument("--note", default="")
