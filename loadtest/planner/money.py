@@ -88,8 +88,8 @@ def tokens(records: Iterable[Record], tiles_of: Mapping[str, float]) -> dict[str
             continue
         own = found.setdefault(record.tenant, Tokens())
         own.requests += 1
-        own.input += record.prompt_tokens - record.cached_tokens
-        own.cached += record.cached_tokens
+        own.input += record.text_tokens - record.cached_text_tokens
+        own.cached += record.cached_text_tokens
         own.output += record.tokens
         own.image += tiles_of.get(record.tenant, 0.0)
     return found

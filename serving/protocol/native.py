@@ -164,8 +164,17 @@ def usage(spent: Usage) -> dict[str, Any]:
         "prompt_tokens": spent.prompt_tokens,
         "completion_tokens": spent.completion_tokens,
         "total_tokens": spent.prompt_tokens + spent.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": spent.cached_tokens},
+        "prompt_tokens_details": details(spent),
     }
+
+
+def details(spent: Usage) -> dict[str, int]:
+    """Of the prompt's tokens: those found computed; of pictures, if any, which is our addition."""
+    found = {"cached_tokens": spent.cached_tokens}
+    if spent.image_tokens:
+        found["image_tokens"] = spent.image_tokens
+        found["cached_image_tokens"] = spent.cached_image_tokens
+    return found
 
 
 def _parse_fields(body: Any, ask: Ask, wrap: Callable[[Any], bytes]) -> tuple[Generation, Writer]:

@@ -17,9 +17,9 @@ from ray import serve
 
 from serving.catalog import Model
 from serving.cluster import replica
-from serving.core import Delta, Generation, Size
+from serving.core import Delta, Generation
 from serving.engine import Spent, unheard
-from serving.engine.fake import FakeEngine, Faults, count_tokens
+from serving.engine.fake import FakeEngine, Faults
 from serving.settings import Settings
 
 PACE = Faults(first_token_delay=0.1, token_delay=0.05)
@@ -42,9 +42,6 @@ class Noted(FakeEngine):
                     yield delta
         finally:
             self._note("-", generation.id)
-
-    def size(self, generation: Generation) -> Size:
-        return Size(prompt_tokens=count_tokens(generation))
 
     def close(self) -> None:
         os.close(self._file)

@@ -15,6 +15,7 @@ from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai_cloudflare import CloudflareProvider
 
 from serving.core import Image, Message
+from serving.engine.fake import IMAGE_TOKENS
 from tests.contract.conftest import Running
 from tests.contract.requests import CALL, PNG, SAY, SEE, TOOL
 from tests.gateway.conftest import ACCOUNT, MODEL, TOKEN
@@ -164,7 +165,7 @@ def test_litellm(service: Running, litellm: Any) -> None:
     found = ask(max_tokens=32)
     assert (found.choices[0].message.content, found.usage.total_tokens) == ("Say hello.", 4)
     assert "".join(c.choices[0].delta.content or "" for c in ask(stream=True)) == "Say hello."
-    assert ask(messages=SEE).usage.prompt_tokens == 3
+    assert ask(messages=SEE).usage.prompt_tokens == 3 + IMAGE_TOKENS
     wanted = ask(response_format={"type": "json_object"})
     assert json.loads(wanted.choices[0].message.content) == {"echo": "Say hello."}
     with pytest.raises(litellm.BadRequestError, match="No such model"):

@@ -31,6 +31,7 @@ from serving.protocol.calls import Growing
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUEUE = 12
+WINDOW = next(iter(Catalog.read().models.values())).context_window
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -183,15 +184,48 @@ async def test_the_size_of_a_request_is_known_before_it_runs(engine):
     assert engine.size(asking(Image(b"no picture"))).tiles == 1
 
 
-async def test_an_image_counts_as_one_token(engine):
-    """Of the prompt; what its tiles become for the vision tower is counted beside."""
+async def test_the_tokens_of_images_are_the_prompts(engine):
+    """Its place in the text, and what each of its tiles becomes for the vision tower."""
     (none,) = await answer(engine, asking("Hello"))
     small, large = picture(size=(20, 20)), picture("blue", (3000, 3000))
     (one,) = await answer(engine, asking(small, "Hello"))
     (two,) = await answer(engine, asking(small, large, "Hello"))
-    assert two.usage.prompt_tokens == one.usage.prompt_tokens + 1
-    assert none.usage.image_tokens == 0 < one.usage.image_tokens
-    assert two.usage.image_tokens == 5 * one.usage.image_tokens  # one tile, and four
+    tile = one.usage.image_tokens
+    assert none.usage.image_tokens == 0 < tile < one.usage.prompt_tokens
+    assert two.usage.image_tokens == 5 * tile  # one tile, and four
+    assert two.usage.prompt_tokens == one.usage.prompt_tokens + 1 + 4 * tile
+
+
+async def test_a_request_has_as_many_prompt_tokens_as_were_counted_before(engine):
+    """Pictures in several shapes too."""
+    for size in ((20, 20), (200, 100), (64, 300), (170, 170)):
+        asked = asking(picture(size=size), "Hello")
+        (delta,) = await answer(engine, asked)
+        assert engine.size(asked).image_tokens == delta.usage.image_tokens, size
+        assert await engine.count(asked) == delta.usage.prompt_tokens, size
+
+
+async def test_images_found_with_their_text_are_cached_tokens(engine):
+    """A second turn about one picture computes neither the picture nor the first turn."""
+    shape = picture("purple", (170, 170))
+    first = "What colour is the shape? " + "Look at it once more. " * 40
+    (one,) = await answer(engine, asking(shape, first))
+    (two,) = await answer(engine, asking(shape, first + "And now?"))
+    assert (one.usage.cached_tokens, one.usage.cached_image_tokens) == (0, 0)
+    assert two.usage.cached_image_tokens == two.usage.image_tokens == one.usage.image_tokens
+    assert two.usage.cached_tokens > two.usage.image_tokens
+    assert two.usage.new_images == 0
+    assert 0 < two.usage.new_text_tokens < one.usage.new_text_tokens
+
+
+async def test_images_count_against_the_context(engine):
+    """What does not fit with its pictures is refused before it runs, in tokens of all."""
+    many = [picture(colour, (3000, 3000)) for colour in ("red", "green", "blue", "black")]
+    (fits,) = await answer(engine, asking(*many, "Hello"))
+    longest = WINDOW - fits.usage.prompt_tokens
+    with pytest.raises(ContextExceeded) as refused:
+        await answer(engine, asking(*many, "Hello", max_tokens=longest + 1))
+    assert refused.value.asked == WINDOW + 1
 
 
 async def test_who_stands_first_runs_first(engine):

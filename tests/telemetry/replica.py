@@ -14,8 +14,7 @@ from prometheus_client import Counter
 from serving.catalog import Catalog, Model
 from serving.cluster.telemetry import Telemetry
 from serving.cluster.tenants import Tenants
-from serving.core import Generation, Size
-from serving.engine.fake import FakeEngine, Faults, count_tokens
+from serving.engine.fake import FakeEngine, Faults
 from serving.gateway.app import Gateway
 from serving.settings import Settings
 from tests.telemetry.conftest import ACCOUNT, MODEL, TOKEN
@@ -44,7 +43,7 @@ def main() -> None:
         max_images=2,
         engine={"max_num_seqs": int(slots)},
     )
-    gate = tenants.admission(model, _size)
+    gate = tenants.admission(model, FakeEngine.size)
     telemetry.watch(gate, tenants)
     gateway = Gateway(
         FakeEngine(faults=Faults(first_token_delay=0.3, token_delay=0.01)),
@@ -59,11 +58,6 @@ def main() -> None:
     uvicorn.run(gateway, host="127.0.0.1", port=int(port), log_level="error", access_log=False)
     telemetry.close()
     tenants.close()
-
-
-def _size(generation: Generation) -> Size:
-    pictures = len(generation.images)
-    return Size(count_tokens(generation), pictures, 1000 * pictures)
 
 
 if __name__ == "__main__":

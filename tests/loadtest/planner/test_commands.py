@@ -271,13 +271,15 @@ def test_profiles_are_in_the_order_of_their_hardware() -> None:
 def test_an_access_log_is_read_as_records(tmp_path: Path) -> None:
     row = {
         "account": "a", "outcome": "ok", "status": 200, "duration": 2.0, "ttft": 0.5, "at": 102.0,
-        "usage": {"prompt_tokens": 9, "completion_tokens": 4, "cached_tokens": 0}, "images": 1,
+        "images": 1, "usage": {"prompt_tokens": 1610, "completion_tokens": 4, "cached_tokens": 1604,
+                               "image_tokens": 1601, "cached_image_tokens": 1601},
     }  # fmt: skip
     log = tmp_path / "access.log"
     log.write_text(f"noise\n2026-11-22 10:00:00,000 INFO serving.access {json.dumps(row)}\n")
     (record,) = read_log(log)
     assert (record.sent, record.first_token, record.end) == (100.0, 100.5, 102.0)
     assert (record.tenant, record.tokens) == ("a+images", 4)
+    assert (record.text_tokens, record.cached_text_tokens) == (9, 3)
     log.write_text("nothing\n")
     with pytest.raises(UsageError, match="no request"):
         read_log(log)
