@@ -1,15 +1,17 @@
-"""The README's table of fields, held against the schema that is served."""
+"""The tables of fields and of errors in the documentation, held against what is served."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving.protocol import published
+from serving import errors
+from serving.protocol import envelope, published
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -80,3 +82,16 @@ def test_every_row_is_of_published_properties_and_says_where(name: str) -> None:
     in_ = {branch for branch, shape in SHAPES.items() if path in dict(properties(shape))}
     assert in_
     assert ROWS[name][0] == in_
+
+
+def test_every_error_is_in_the_table_of_errors() -> None:
+    document = (ROOT / "docs" / "compatibility.md").read_text().partition("\n## Errors\n")[2]
+    told = set()
+    for line in document.splitlines():
+        if line.startswith("| ") and line[2].isdigit():
+            codes, statuses, _ = (cell.strip() for cell in line.strip("|").split("|"))
+            told |= set(product(codes.split(", "), statuses.split(", ")))
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    problems = [envelope.problem(kind.__new__(kind)) for kind in kinds]
+    known = {(str(problem.code), str(problem.status)) for problem in problems}
+    assert told == known | {(str(envelope.ABORTED), "-")}

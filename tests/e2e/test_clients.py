@@ -1,0 +1,230 @@
+"""The public clients drive the whole stack, started as an operator starts it: nothing is scripted.
+
+One stack for all of them: HAProxy, Ray Serve, the gateway, vLLM and the repository's checkpoint,
+which names colours, calls `get_weather` and writes JSON. Each client must see what the others see.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.contract import clients, frameworks, javascript
+from tests.contract.clients import CAPITAL, Asked, Client, Place
+from tests.e2e.stack import ACCOUNT, MODEL, TOKEN, stack
+from tests.e2e.test_stack import COLOURS, looking_at
+
+pytestmark = pytest.mark.timeout(600)
+
+PYTHON: tuple[type[Client], ...] = (
+    clients.Curl,
+    clients.OpenAI,
+    clients.Anthropic,
+    clients.Cloudflare,
+    frameworks.LangChain,
+    frameworks.LangChainOnOpenAI,
+    frameworks.PydanticAI,
+    frameworks.PydanticAIDirect,
+    frameworks.LiteLLM,
+    frameworks.Llm,
+)
+NODE: tuple[type[Client], ...] = (
+    javascript.OpenAI,
+    javascript.Cloudflare,
+    javascript.Vercel,
+    javascript.LangChain,
+)
+# Each is shown another picture.
+COLOUR = dict(zip((*PYTHON, *NODE), cycle(COLOURS), strict=False))
+
+
+def asked(colour: str) -> Asked:
+    def say(words: str) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": words}]
+
+    return Asked(
+        say=say("Hello!"),
+        see=looking_at(colour)["messages"],
+        call=say("What is the weather in Paris?"),
+        json=say("What is the capital of France? Answer in JSON."),
+    )
+
+
+def able(ability: str) -> Any:
+    """The clients that can do it, as the parameter `client`."""
+    cases = [pytest.param(kind, id=_id(kind)) for kind in PYTHON if getattr(kind, ability, None)]
+    cases += [
+        pytest.param(kind, id=_id(kind), marks=javascript.INSTALLED)
+        for kind in NODE
+        if getattr(kind, ability, None)
+    ]
+    return pytest.mark.parametrize("client", cases, indirect=True)
+
+
+def _id(kind: type[Client]) -> str:
+    return f"{kind.__name__}-{kind.__module__.rpartition('.')[2]}"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with stack(tmp_path_factory.mktemp("clients")) as up:
+        yield Place(up.url, ACCOUNT, TOKEN)
+
+
+@pytest.fixture(scope="module")
+def made(place: Place) -> dict[type[Client], Client]:
+    """Every client; those for JavaScript see everything in one run and are kept for it."""
+    return {kind: kind(place, asked(colour)) for kind, colour in COLOUR.items()}
+
+
+@pytest.fixture
+def client(made: dict[type[Client], Client], request: pytest.FixtureRequest) -> Client:
+    return made[request.param]
+
+
+@pytest.fixture(scope="module")
+def curl(made: dict[type[Client], Client]) -> Any:
+    """What the API answers, without a package in between."""
+    return made[clients.Curl]
+
+
+@able("text")
+def test_text(client: Client, curl: clients.Curl) -> None:
+    said = client.text()
+    assert said
+    if client.cold:
+        assert said == curl.text()
+
+
+@able("stream")
+def test_a_stream(client: Client, curl: clients.Curl) -> None:
+    """It comes in pieces that are the whole answer."""
+    pieces = [piece for piece in client.stream() if piece]
+    assert len(pieces) > 1
+    if client.cold:
+        assert "".join(pieces) == curl.text()
+
+
+@able("picture")
+def test_a_picture(client: Client) -> None:
+    said = client.picture().lower()
+    assert [colour for colour in COLOURS if colour in said] == [COLOUR[type(client)]]
+
+
+@able("calls")
+def test_a_call_of_a_tool(client: Client) -> None:
+    assert client.calls() == [("get_weather", {"city": "Paris"})]
+
+
+@able("streamed_calls")
+def test_a_streamed_call(client: Client) -> None:
+    assert client.streamed_calls() == [("get_weather", {"city": "Paris"})]
+
+
+@able("json")
+def test_json(client: Client, curl: clients.Curl) -> None:
+    found = client.json()
+    jsonschema.validate(found, CAPITAL)
+    assert found == curl.json()
+
+
+@able("text")
+@pytest.mark.parametrize(
+    ("status", "changes"),
+    [
+        pytest.param(400, {"model": "@cf/nobody/none"}, id="model"),
+        pytest.param(401, {"token": "wrong"}, id="token"),
+    ],
+)
+def test_errors(client: Client, status: int, changes: dict[str, str]) -> None:
+    with pytest.raises(Exception) as caught:
+        client.elsewhere(**changes).text()
+    assert client.status(caught.value) == status
+
+
+@able("models")
+def test_paging_ends(client: Client) -> None:
+    assert client.models() == [MODEL]
+
+
+def test_a_forced_call_meets_its_schema(made: dict[type[Client], Client]) -> None:
+    """By guided decoding, whatever the model would say."""
+    openai = made[clients.OpenAI]
+    parameters = {**CAPITAL, "properties": {"capital": {"enum": ["Oslo", "Rome"]}}}
+    tool = {"type": "function", "function": {"name": "visit", "parameters": parameters}}
+    found = openai.client.chat.completions.create(
+        model=MODEL, messages=openai.asked.say, tools=[tool], tool_choice="required"
+    )
+    ((name, arguments),) = clients.of_openai(found)
+    assert name == "visit"
+    assert arguments["capital"] in ("Oslo", "Rome")
+
+
+def test_a_response(made: dict[type[Client], Client], curl: clients.Curl) -> None:
+    """OpenAI's newer endpoint: the same answer, whole and in events."""
+    client = made[clients.OpenAI].client
+    fields = {"model": MODEL, "input": curl.asked.say, "temperature": 0}
+    whole = client.responses.create(**fields)
+    assert whole.output_text == curl.text()
+    *_, last = client.responses.create(**fields, stream=True)
+    assert (last.type, last.response.usage) == ("response.completed", whole.usage)
+
+
+def test_usage_of_a_stream_is_that_of_the_whole(made: dict[type[Client], Client]) -> None:
+    openai = made[clients.OpenAI]
+    ask = partial(openai.client.chat.completions.create, model=MODEL, temperature=0)
+    *_, last = ask(messages=openai.asked.see, stream=True)
+    assert last.usage == ask(messages=openai.asked.see).usage
+    assert last.usage.prompt_tokens > last.usage.completion_tokens > 0
+
+
+def test_what_anthropics_api_adds(made: dict[type[Client], Client], curl: clients.Curl) -> None:
+    """Tokens are counted exactly, and a stop sequence is named."""
+    messages, turns = made[clients.Anthropic].client.messages, curl.asked.say
+    cold = {"model": MODEL, "max_tokens": 99, "messages": turns, "extra_body": {"temperature": 0}}
+    counted = messages.count_tokens(model=MODEL, messages=turns)
+    assert counted.input_tokens == messages.create(**cold).usage.input_tokens
+    word = curl.text().split()[-1]
+    stopped = messages.create(**cold, stop_sequences=[word])
+    assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", word)
+
+
+def test_tasks_schema_and_token(made: dict[type[Client], Client]) -> None:
+    client = made[clients.Cloudflare].client
+    (task,) = client.ai.tasks.list(account_id=ACCOUNT)
+    assert task["name"] == "Text Generation"
+    shown = client.ai.models.schema.get(account_id=ACCOUNT, model=MODEL)
+    assert len(shown.to_dict()["input"]["oneOf"]) == 2
+    assert client.user.tokens.verify().status == "active"
+
+
+ABILITIES = {
+    "Text": "text",
+    "Stream": "stream",
+    "Tools": "calls",
+    "Picture": "picture",
+    "JSON": "json",
+    "Errors": "text",
+    "Paging": "models",
+}
+
+
+def test_the_documented_table_is_what_is_driven_here() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text()
+    section = document.partition("\n## Clients")[2].partition("\n## ")[0]
+    lines = [line.strip("| ").split("|") for line in section.splitlines() if line.startswith("|")]
+    head, _, *told = [[cell.strip() for cell in line] for line in lines]
+    table = {row[0]: dict(zip(head[1:], row[1:], strict=False)) for row in told}
+    driven = set()
+    for kind in COLOUR:
+        (row,) = (row for row in table if row.startswith(kind.name))
+        driven.add(row)
+        for column, ability in ABILITIES.items():
+            can = getattr(kind, ability, None) is not None
+            assert table[row].get(column, "").startswith("yes") == can, (row, column)
+    assert driven == table.keys()
