@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import anthropic
 import cloudflare
@@ -26,7 +26,7 @@ Calls = list[tuple[str, dict[str, Any]]]
 
 CAPITAL: Any = {
     "type": "object",
-    "properties": {"capital": {"type": "string"}},
+    "properties": {"capital": {"enum": ["Oslo", "Paris", "Rome"]}},
     "required": ["capital"],
     "additionalProperties": False,
 }
@@ -35,7 +35,7 @@ CAPITAL: Any = {
 class Capital(BaseModel):
     """What `CAPITAL` describes."""
 
-    capital: str
+    capital: Literal["Oslo", "Paris", "Rome"]
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,14 @@ class FailedError(Exception):
 
 
 class Client:
-    """`cold` ones can ask for the likeliest answer, which is the same every time."""
+    """`cold` ones can ask for the likeliest answer, which is the same every time.
+
+    Those that are not `strict` ask for JSON of any kind.
+    """
 
     name: ClassVar[str]
     cold: ClassVar[bool] = True
+    strict: ClassVar[bool] = True
 
     def __init__(self, place: Place, asked: Asked) -> None:
         self.place, self.asked = place, asked

@@ -17,13 +17,14 @@ from pydantic_ai import Agent, BinaryContent, Tool
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai_cloudflare import CloudflareProvider
 
-from tests.contract.clients import Calls, Capital, Client, Place, of_openai
+from tests.contract.clients import CAPITAL, Calls, Capital, Client, Place, of_openai
 from tests.contract.requests import FUNCTION, TOOL
 
 
 class LangChain(Client):
     name = "`langchain-cloudflare`, native and OpenAI endpoints"
     endpoint = "workers_ai"
+    strict = False
 
     @cached_property
     def chat(self) -> ChatCloudflareWorkersAI:
@@ -56,8 +57,8 @@ class LangChain(Client):
         return [(call["name"], call["args"]) for call in calls]
 
     def json(self) -> Any:
-        model: Any = self.chat.with_structured_output(Capital, method="json_mode")
-        return model.invoke(self.asked.json).model_dump()
+        model: Any = self.chat.with_structured_output(CAPITAL, method="json_mode")
+        return model.invoke(self.asked.json)
 
 
 class LangChainOnOpenAI(LangChain):
@@ -151,6 +152,7 @@ class PydanticAIDirect(PydanticAI):
 
 class LiteLLM(Client):
     name = "`litellm`"
+    strict = False
 
     @cached_property
     def litellm(self) -> Any:

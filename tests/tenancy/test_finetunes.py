@@ -227,6 +227,18 @@ async def test_a_model_without_adapters_refuses_them(tenants: Tenants, settings:
 
 
 @on_sqlite
+@pytest.mark.parametrize("taken", [True, False])
+async def test_the_catalogue_says_whether_a_model_takes_adapters(
+    tenants: Tenants, taken: bool
+) -> None:
+    async with serving(tenants, model=model(enable_lora=taken)) as made, made.client() as http:
+        url = f"/client/v4/accounts/{ACCOUNT}/ai/models/search"
+        (entry,) = (await http.get(url)).json()["result"]
+    said = {each["property_id"]: each["value"] for each in entry["properties"]}
+    assert said.get("lora") == ("true" if taken else None)
+
+
+@on_sqlite
 async def test_names_and_numbers_of_adapters_are_limited(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
