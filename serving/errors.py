@@ -247,10 +247,10 @@ class StoreDown(Overloaded):
 class EngineDown(Overloaded):
     """The engine is dead and never saw this request: another replica may serve it.
 
-    `loading` is how many seconds the next engine takes until it serves.
+    `loading` is how many seconds the next engine takes until it serves, if that is known.
     """
 
-    def __init__(self, loading: float) -> None:
+    def __init__(self, loading: float = 1.0) -> None:
         super().__init__("Service temporarily unavailable, please try again.", loading)
 
 
