@@ -6,6 +6,7 @@ which names colours, calls `get_weather` and writes JSON. Each client must see w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -15,8 +16,8 @@ import jsonschema
 import pytest
 
 from tests.contract import clients, frameworks, javascript
-from tests.contract.clients import CAPITAL, Asked, Client, Place
-from tests.e2e.stack import ACCOUNT, MODEL, TOKEN, stack
+from tests.contract.clients import CAPITAL, Asked, Client, Place, Turns
+from tests.e2e.stack import ACCOUNT, MODEL, TOKEN, Stack, stack
 from tests.e2e.test_stack import COLOURS, looking_at
 
 pytestmark = pytest.mark.timeout(600)
@@ -43,42 +44,46 @@ NODE: tuple[type[Client], ...] = (
 COLOUR = dict(zip((*PYTHON, *NODE), cycle(COLOURS), strict=False))
 
 
-def asked(colour: str) -> Asked:
-    def say(words: str) -> list[dict[str, Any]]:
-        return [{"role": "user", "content": words}]
+def said(words: str) -> Turns:
+    return [{"role": "user", "content": words}]
 
+
+SAY = said("Hello!")
+
+
+def asked(colour: str) -> Asked:
     return Asked(
-        say=say("Hello!"),
+        say=SAY,
         see=looking_at(colour)["messages"],
-        call=say("What is the weather in Paris?"),
-        json=say("What is the capital of France? Answer in JSON."),
+        call=said("What is the weather in Paris?"),
+        json=said("What is the capital of France? Answer in JSON."),
     )
 
 
 def able(ability: str) -> Any:
     """The clients that can do it, as the parameter `client`."""
-    cases = [pytest.param(kind, id=_id(kind)) for kind in PYTHON if getattr(kind, ability, None)]
-    cases += [
-        pytest.param(kind, id=_id(kind), marks=javascript.INSTALLED)
-        for kind in NODE
+    cases = [
+        pytest.param(
+            kind,
+            id=f"{kind.__name__}-{kind.__module__.rpartition('.')[2]}",
+            marks=javascript.INSTALLED if kind in NODE else (),
+        )
+        for kind in COLOUR
         if getattr(kind, ability, None)
     ]
     return pytest.mark.parametrize("client", cases, indirect=True)
 
 
-def _id(kind: type[Client]) -> str:
-    return f"{kind.__name__}-{kind.__module__.rpartition('.')[2]}"
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with stack(tmp_path_factory.mktemp("clients")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with stack(tmp_path_factory.mktemp("clients")) as up:
-        yield Place(up.url, ACCOUNT, TOKEN)
-
-
-@pytest.fixture(scope="module")
-def made(place: Place) -> dict[type[Client], Client]:
+def made(up: Stack) -> dict[type[Client], Client]:
     """Every client; those for JavaScript see everything in one run and are kept for it."""
+    place = Place(up.url, ACCOUNT, TOKEN)
     return {kind: kind(place, asked(colour)) for kind, colour in COLOUR.items()}
 
 
@@ -88,32 +93,32 @@ def client(made: dict[type[Client], Client], request: pytest.FixtureRequest) -> 
 
 
 @pytest.fixture(scope="module")
-def curl(made: dict[type[Client], Client]) -> Any:
-    """What the API answers, without a package in between."""
-    return made[clients.Curl]
+def answer(up: Stack) -> str:
+    """What the API says to `SAY`, without a package in between."""
+    return up.run({"messages": SAY, "temperature": 0}).json()["result"]["response"]
 
 
 @able("text")
-def test_text(client: Client, curl: clients.Curl) -> None:
-    said = client.text()
-    assert said
+def test_text(client: Client, answer: str) -> None:
+    text = client.text()
+    assert text
     if client.cold:
-        assert said == curl.text()
+        assert text == answer
 
 
 @able("stream")
-def test_a_stream(client: Client, curl: clients.Curl) -> None:
+def test_a_stream(client: Client, answer: str) -> None:
     """It comes in pieces that are the whole answer."""
     pieces = [piece for piece in client.stream() if piece]
     assert len(pieces) > 1
     if client.cold:
-        assert "".join(pieces) == curl.text()
+        assert "".join(pieces) == answer
 
 
 @able("picture")
 def test_a_picture(client: Client) -> None:
-    said = client.picture().lower()
-    assert [colour for colour in COLOURS if colour in said] == [COLOUR[type(client)]]
+    text = client.picture().lower()
+    assert [colour for colour in COLOURS if colour in text] == [COLOUR[type(client)]]
 
 
 @able("calls")
@@ -157,19 +162,19 @@ def test_a_forced_call_meets_its_schema(made: dict[type[Client], Client]) -> Non
     openai = made[clients.OpenAI]
     tool = {"type": "function", "function": {"name": "visit", "parameters": CAPITAL}}
     found = openai.client.chat.completions.create(
-        model=MODEL, messages=openai.asked.say, tools=[tool], tool_choice="required"
+        model=MODEL, messages=SAY, tools=[tool], tool_choice="required"
     )
     ((name, arguments),) = clients.of_openai(found)
     assert name == "visit"
     jsonschema.validate(arguments, CAPITAL)
 
 
-def test_a_response(made: dict[type[Client], Client], curl: clients.Curl) -> None:
+def test_a_response(made: dict[type[Client], Client], answer: str) -> None:
     """OpenAI's newer endpoint: the same answer, whole and in events."""
     client = made[clients.OpenAI].client
-    fields = {"model": MODEL, "input": curl.asked.say, "temperature": 0}
+    fields = {"model": MODEL, "input": SAY, "temperature": 0}
     whole = client.responses.create(**fields)
-    assert whole.output_text == curl.text()
+    assert whole.output_text == answer
     *_, last = client.responses.create(**fields, stream=True)
     assert (last.type, last.response.usage) == ("response.completed", whole.usage)
 
@@ -182,13 +187,13 @@ def test_usage_of_a_stream_is_that_of_the_whole(made: dict[type[Client], Client]
     assert last.usage.prompt_tokens > last.usage.completion_tokens > 0
 
 
-def test_what_anthropics_api_adds(made: dict[type[Client], Client], curl: clients.Curl) -> None:
+def test_what_anthropics_api_adds(made: dict[type[Client], Client], answer: str) -> None:
     """Tokens are counted exactly, and a stop sequence is named."""
-    messages, turns = made[clients.Anthropic].client.messages, curl.asked.say
-    cold = {"model": MODEL, "max_tokens": 99, "messages": turns, "extra_body": {"temperature": 0}}
-    counted = messages.count_tokens(model=MODEL, messages=turns)
+    messages = made[clients.Anthropic].client.messages
+    cold = {"model": MODEL, "max_tokens": 99, "messages": SAY, "extra_body": {"temperature": 0}}
+    counted = messages.count_tokens(model=MODEL, messages=SAY)
     assert counted.input_tokens == messages.create(**cold).usage.input_tokens
-    word = curl.text().split()[-1]
+    word = answer.split()[-1]
     stopped = messages.create(**cold, stop_sequences=[word])
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", word)
 
