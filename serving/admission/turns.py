@@ -17,7 +17,7 @@ from serving.admission.fair import LAST, FairQueue, Waiting
 from serving.errors import Overloaded
 
 _BUSY = "Capacity temporarily exceeded, please try again."
-_MEMORY = 0.9  # how much of the measured speed is kept per request
+_MEMORY = 0.99  # how much of what was done, and of the time it took, is kept per request
 _LOWEST = 1000  # priorities beyond are all alike to the engine, which knows 64 bits
 _BAND = 1 << 30
 
@@ -50,7 +50,7 @@ class Turns:
         self._running: Counter[str] = Counter()  # by tenant
         self._queue = FairQueue()
         self._turns: dict[Waiting, asyncio.Future[None]] = {}
-        self._speed = 0.0  # cost per second, lately
+        self._done = self._took = 0.0  # cost, and in how many seconds, lately
         self._ended = time.monotonic()
 
     @property
@@ -103,9 +103,10 @@ class Turns:
         """The item is done and cost this much."""
         self._queue.correct(item, cost - item.cost)
         now = time.monotonic()
-        # Of all that runs at once, one has ended: the speed of the whole engine.
-        speed = cost / max(now - self._ended, 1e-3)
-        self._speed = _MEMORY * self._speed + (1 - _MEMORY) * speed if self._speed else speed
+        # Of all that runs at once, one has ended: the speed of the whole engine. Many end with one
+        # of its steps, and so with no time between them.
+        self._done = _MEMORY * self._done + cost
+        self._took = _MEMORY * self._took + now - self._ended
         self._ended = now
         self._leave(item)
 
@@ -169,5 +170,5 @@ class Turns:
 
     def _busy(self) -> Overloaded:
         """Come back when what waits now will have been served."""
-        wait = self._queue.cost / self._speed if self._speed else 1.0
+        wait = self._queue.cost * self._took / self._done if self._done else 1.0
         return Overloaded(_BUSY, min(max(wait, 1.0), 60.0))

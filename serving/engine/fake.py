@@ -22,6 +22,8 @@ from serving.errors import EngineDown, EngineFailed, Overloaded, ServingError
 
 IMAGE_TOKENS = 1601
 """Of a picture, whatever its size."""
+LOADING = 30.0
+"""Seconds that a dead one says another takes."""
 _TOKEN = re.compile(r"\s*\S+")
 
 
@@ -101,7 +103,7 @@ class FakeEngine:
 
     def _admit(self, generation: Generation) -> None:
         if self.faults.dead:
-            raise EngineDown
+            raise EngineDown(LOADING)
         if self.faults.overloaded or (self.faults.full and not generation.may_wait):
             raise Overloaded("Capacity temporarily exceeded, please try again.")
         if self.faults.refuse is not None:

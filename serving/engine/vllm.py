@@ -66,6 +66,7 @@ class VllmEngine:
         vLLM's own spans go to `traces_endpoint`; OpenTelemetry's variables say how. `encoded` hears
         of each request with pictures how long the vision encoder took, if vLLM is to measure it.
         """
+        began = time.monotonic()
         self._model = model
         self._prompts = Ahead(Prompter.load(model.checkpoint))
         self._llm = _Llm.from_engine_args(_engine_args(model, traces_endpoint))
@@ -81,6 +82,7 @@ class VllmEngine:
         self._stopwatch = Stopwatch(self._llm, encoded)
         self._pace = Pace()
         self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
+        self._loading = time.monotonic() - began  # seconds; as long as another will take
 
     async def generate(
         self, generation: Generation, spent: Spent = unheard
@@ -88,7 +90,7 @@ class VllmEngine:
         """See `Engine.generate`. Closing or cancelling aborts in the engine, at any point."""
         with self._in_our_words(), self._accounted(generation.id, spent) as told:
             if self._llm.errored:
-                raise EngineDown
+                raise EngineDown(self._loading)
             if not generation.may_wait and self._waiting() >= 0:
                 raise self._overloaded("Capacity temporarily exceeded, please try again.")
             if _is_quick(generation):

@@ -204,10 +204,15 @@ def _rejects_if_busy(options: Any) -> bool:
 
 
 def _lenient(body: Any) -> Any:
-    """What clients send and the published validator refuses: nulls for absent, `"raw": "true"`."""
+    """What clients send and the published validator refuses: nulls for absent, `"raw": "true"`.
+
+    The required one stays as it is: the validator's words for it tell null from absent.
+    """
     if not isinstance(body, dict):
         return body
     fields = {name: value for name, value in body.items() if value is not None}
+    if "prompt" in body and fields.keys().isdisjoint(("prompt", "messages")):
+        fields["prompt"] = None
     if isinstance(turns := fields.get("messages"), list):
         fields["messages"] = [_without_nulls(turn) for turn in turns]
     for name in ("raw", "stream"):

@@ -356,6 +356,25 @@ async def test_at_the_engine_no_burst_comes_before_what_another_sends_next(
     assert first < second < stood[low][0] < 2**63
 
 
+async def test_those_who_end_together_were_as_fast_as_they_were_together() -> None:
+    """An engine's step ends many at once: no time between them is not speed."""
+    turns = Turns(slots=4, tokens=10**6, pixels=1, patience=9)
+    running = [Waiting("a", 100) for _ in range(4)]
+    for item in running:
+        await turns.take(item)
+    waiting = [asyncio.create_task(turns.take(Waiting("a", 2000))) for _ in range(8)]
+    await asyncio.sleep(0.2)
+    for item in running:
+        turns.give(item, 100)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as caught:
+        await turns.take(Waiting("a", 1), may_wait=False)
+    # 8000 still wait, and 400 took 0.2 s.
+    assert 3 < caught.value.retry_after < 8
+    for task in waiting:
+        task.cancel()
+
+
 async def test_the_queue_is_bounded_in_pixels_too() -> None:
     """Whoever fills most of it with pictures makes room for who sends few."""
     turns = Turns(slots=1, tokens=10**6, pixels=100, patience=9)

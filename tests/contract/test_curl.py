@@ -19,7 +19,7 @@ RUN = f"accounts/{ACCOUNT}/ai/run/{MODEL}"
 
 def curl(service: Running, path: str, *options: str) -> str:
     """What curl prints with the token sent along."""
-    command = ["curl", "-sS", f"{service.api}/{path}", *options]
+    command = ["curl", "-sS", f"{service.place.api}/{path}", *options]
     command += ["-H", f"Authorization: Bearer {TOKEN}"]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
 

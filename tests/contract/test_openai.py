@@ -9,7 +9,8 @@ from pydantic import BaseModel
 
 from serving.core import Image, Message, RawPrompt, Tool, ToolCall
 from serving.engine.fake import IMAGE_TOKENS
-from tests.contract.conftest import Running
+from tests.contract.clients import OpenAI
+from tests.contract.conftest import ASKED, Running
 from tests.contract.requests import (
     AFTER_CALL,
     CALL,
@@ -23,12 +24,12 @@ from tests.contract.requests import (
     TWO_CALLS,
     URI,
 )
-from tests.gateway.conftest import MODEL, TOKEN
+from tests.gateway.conftest import MODEL
 
 
 @pytest.fixture
 def client(service: Running) -> openai.OpenAI:
-    return openai.OpenAI(base_url=service.openai, api_key=TOKEN, max_retries=0)
+    return OpenAI(service.place, ASKED).client
 
 
 def test_a_chat_completion(client: openai.OpenAI) -> None:
