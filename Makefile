@@ -18,6 +18,7 @@ serve: .venv/.project
 observe: .venv/.prometheus
 	@test -x $(PROMETHEUS)/bin/prometheus || { echo "no Prometheus: install it and see deploy/prometheus"; exit 1; }
 	@echo "graphs and alerts: http://127.0.0.1:9090/consoles/index.html (Ctrl-C stops it)"; \
+	  echo "in a terminal: $(BIN)/serving top --prometheus http://127.0.0.1:9090"; \
 	  echo "the same as dashboards for a Grafana of yours: deploy/grafana"
 	@exec $(PROMETHEUS)/bin/prometheus --config.file=deploy/prometheus/prometheus.yml \
 	  --storage.tsdb.path=.state/prometheus --web.listen-address=127.0.0.1:9090 \
