@@ -47,7 +47,7 @@ p { font-size: 0.8em; color: #555; margin: 0 0 1em }
 </head>
 <body>
 <nav></nav>
-<p>The last quarter of an hour, drawn anew every ten seconds. + below a graph opens its query.</p>
+<p>The last five minutes, drawn anew every ten seconds. + below a graph opens its query.</p>
 <main></main>
 <script>
 const DASHBOARDS = $dashboards;
@@ -68,9 +68,10 @@ for (const panel of DASHBOARDS[shown].panels) {
   added("section:last-child", "h2", panel.title);
   added("section:last-child", "p", panel.description);
   const node = added("section:last-child", "div", "");
-  const width = Math.min(section.clientWidth - 60, 700);
+  const width = Math.min(section.clientWidth - 90, 700);
   new PromConsole.Graph({
-    node, width, duration: 900, min: 0, expr: panel.queries, name: panel.names, yTitle: panel.unit
+    node, width, duration: 300, min: 0, expr: panel.queries, name: panel.names, yTitle: panel.unit,
+    yAxisFormatter: (y) => y === 0 ? "" : PromConsole.NumberFormatter.humanize(y)
   });
 }
 setInterval(() => {
