@@ -159,9 +159,9 @@ def _value_class(place: str) -> type[Any]:
 
     At each step of its engine vLLM sets all gauges anew and adds nothing to most counters.
     """
-    kept: type[Any] = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
+    kept: Any = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
 
-    class Changing(kept):
+    class Changing(kept):  # type: ignore[misc]
         def inc(self, amount: float) -> None:
             if amount:
                 super().inc(amount)
