@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PATIENCE = 30.0
+_UNPACKED = Path(sys.prefix) / "prometheus" / "usr"  # Debian's package, by the Makefile
+_CONSOLES = Path(__file__).parents[1] / "deploy" / "prometheus" / "consoles"
 
 
 class Missing(Exception):  # noqa: N818
@@ -134,12 +136,15 @@ def prometheus(config: str, rules: str) -> Iterator[Server]:
         command = [binary, f"--config.file={folder}/prometheus.yml"]
         command += ["--enable-feature=exemplar-storage"]
         command += [f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"]
+        command += [f"--web.console.templates={_CONSOLES}"]
+        if (pages := _UNPACKED / "share" / "prometheus" / "web").exists():
+            command += [f"--web.local-assets={pages}"]
         yield from _run(Server(command, f"http://127.0.0.1:{port}", port, folder, {}))
 
 
 def prometheus_binary(name: str) -> str:
     """`prometheus` or `promtool`: the system's, or what the Makefile unpacked. Raises: Missing."""
-    unpacked = Path(sys.prefix) / "prometheus" / "usr" / "bin" / name
+    unpacked = _UNPACKED / "bin" / name
     if found := shutil.which(name) or (str(unpacked) if unpacked.exists() else None):
         return found
     raise Missing("no Prometheus: neither installed nor a Debian package")

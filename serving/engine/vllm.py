@@ -59,12 +59,12 @@ class VllmEngine:
         self,
         model: Model,
         traces_endpoint: str = "",
-        encoded: Callable[[float], None] = lambda seconds: None,
+        encoded: Callable[[str, float], None] = lambda request, seconds: None,
     ) -> None:
         """Load the weights; blocks for seconds (small models) to minutes (the published 11B).
 
         vLLM's own spans go to `traces_endpoint`; OpenTelemetry's variables say how. `encoded` hears
-        of each request with pictures how long the vision encoder took, if vLLM is to measure it.
+        how long the vision encoder took for each request, if vLLM is to measure it.
         """
         began = time.monotonic()
         self._model = model
@@ -88,7 +88,7 @@ class VllmEngine:
         self, generation: Generation, spent: Spent = unheard
     ) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`. Closing or cancelling aborts in the engine, at any point."""
-        with self._in_our_words(), self._accounted(generation.id, spent) as told:
+        with self._in_our_words(), self._accounted(generation, spent) as told:
             if self._llm.errored:
                 raise EngineDown(self._loading)
             if not generation.may_wait and self._waiting() >= 0:
@@ -121,8 +121,6 @@ class VllmEngine:
                     if (delta := _delta(output, usage)) is not None:
                         yield delta
             self._pace.left(time.monotonic())
-            if generation.images:
-                self._stopwatch.read()
 
     async def count(self, generation: Generation) -> int:
         """See `Engine.count`."""
@@ -158,7 +156,7 @@ class VllmEngine:
         return length(generation) // _CHARACTERS_PER_TOKEN
 
     @contextmanager
-    def _accounted(self, request_id: str, spent: Spent) -> Iterator[list[Prompted]]:
+    def _accounted(self, generation: Generation, spent: Spent) -> Iterator[list[Prompted]]:
         """Tell `spent` what the request had used if the block is given up.
 
         The block says what the prompt is before its first token.
@@ -167,7 +165,9 @@ class VllmEngine:
         try:
             yield told
         finally:
-            if (counts := self._llm.spent.pop(request_id, None)) is not None:
+            if generation.images:
+                self._stopwatch.ended(generation.id)
+            if (counts := self._llm.spent.pop(generation.id, None)) is not None:
                 spent(told[0].usage(*counts))
 
     async def check_health(self) -> None:

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUEUE = 12
 WINDOW = next(iter(Catalog.read().models.values())).context_window
+ENCODED: list[tuple[str, float]] = []  # requests, and how long the vision encoder took for them
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -40,7 +41,10 @@ async def engine():
     model = next(iter(Catalog.read().models.values()))
     # One place more is kept: see `Model.kept`.
     small = {"max_num_seqs": 4, "max_num_queued_reqs": QUEUE, "kv_cache_memory_bytes": 1 << 26}
-    made = VllmEngine(model.model_copy(update={"engine": {**model.engine, **small}}))
+    made = VllmEngine(
+        model.model_copy(update={"engine": {**model.engine, **small}}),
+        encoded=lambda request, seconds: ENCODED.append((request, seconds)),
+    )
     yield made
     made.close()
 
@@ -91,6 +95,48 @@ async def test_plain_answers_are_one_delta(engine):
     assert delta.finish in (Finish.STOP, Finish.LENGTH)
     assert delta.usage.prompt_tokens > 5
     assert 0 < delta.usage.completion_tokens <= 8
+
+
+def counted(name: str, **labels: str) -> float:
+    """The sum of a metric of vLLM's."""
+    return sum(
+        sample.value
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+async def test_vllm_counts_each_time_between_tokens(engine):
+    """In its own histogram, though they are written a step at a time."""
+    name = "vllm:inter_token_latency_seconds"
+    ends = [f"{name}_count", f"{name}_sum"]
+    await until_idle(engine)
+    before = {end: counted(end) for end in ends}
+    asked = [asking(str(number), stream=True, max_tokens=20) for number in range(3)]
+    answers = await asyncio.gather(*(answer(engine, each) for each in asked))
+    lasts = [deltas[-1] for deltas in answers]
+    gaps = sum(last.usage.completion_tokens - 1 for last in lasts)
+    assert gaps > 3
+    assert counted(f"{name}_count") - before[f"{name}_count"] == gaps
+    assert counted(f"{name}_bucket", le="+Inf") == counted(f"{name}_count")
+    decode = sum(last.stages.decode for last in lasts)
+    assert counted(f"{name}_sum") - before[f"{name}_sum"] == pytest.approx(decode)
+
+
+async def test_the_encoders_time_is_told_once_of_each_request_it_worked_for(engine):
+    """A second late; not of one whose picture had been encoded before, for another."""
+    ENCODED.clear()
+    first, again, other = (
+        asking("what", picture(colour, (170, 60)), max_tokens=2)
+        for colour in ("teal", "teal", "olive")
+    )
+    await answer(engine, first)
+    await asyncio.gather(answer(engine, again), answer(engine, other))
+    await asyncio.sleep(3.0)
+    assert {request for request, _ in ENCODED} == {first.id, other.id}
+    assert len(ENCODED) == 2
+    assert all(0 < seconds < 10 for _, seconds in ENCODED)
 
 
 async def test_streams_add_up_to_the_plain_answer(engine):
