@@ -53,18 +53,28 @@ class Capacity:
 
 
 def probe(
-    replica: Replica, forecast: Forecast, rate: float, replicas: int, failing: int = 0
+    replica: Replica,
+    forecast: Forecast,
+    rate: float,
+    replicas: int,
+    failing: int = 0,
+    surge: int = 0,
 ) -> Probe:
     """Simulate `rate` on each of so many replicas, long enough to tell. `failing` of them die in
-    the middle."""
+    the middle; or all are replaced in its course, `surge` at a time."""
     beginnings = sum(each.prefixes.pool for each in forecast.tenants if each.prefixes)
     requests = min(_MOST, max(_REQUESTS, 4 * beginnings))
     duration = requests / sqrt(replicas) / rate
     load = of_scenario(forecast.scenario(rate * replicas, duration), replica.limits.tile_pixels)
+    if surge:
+        # Old ones serve until others are ready: how long that takes only makes it last longer.
+        replica = msgspec.structs.replace(replica, cold_start=duration * surge / replicas / 2)
     setting = Setting(
         replicas,
         forecast.fleet.router,
         failures=(duration / 2,) * failing,
+        updates=(duration * _WARM,) if surge else (),
+        surge=max(1, surge),
         seed=forecast.seed,
         gaps=_gaps(forecast),
     )

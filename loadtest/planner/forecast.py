@@ -72,6 +72,10 @@ class Fleet(BaseModel):
         default=0, ge=0, description="Input tokens the hosted API bills for a tile"
     )
 
+    def on(self, gpu: str) -> Fleet:
+        """The same on another GPU."""
+        return self.model_copy(update={"gpu": gpu})
+
 
 class Forecast(BaseModel):
     """See the module."""

@@ -19,7 +19,8 @@ from loadtest.core import UsageError
 
 
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Seconds for one of each; see the module. `request` is spent outside the engine, on HTTP."""
+    """Seconds for one of each; see the module. Outside the engine, while it goes on with others:
+    `request` on HTTP and tokens, `cut` on a tile, before it is there."""
 
     step: float
     row: float = 0.0
@@ -29,6 +30,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attention: float = 0.0
     tile: float = 0.0
     request: float = 0.0
+    cut: float = 0.0
 
     def seconds(self, work: Work) -> float:
         """How long a step with this work takes."""

@@ -94,6 +94,7 @@ def _grounds(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Beyond it misses", f"{capacity['binding']}; bottleneck: {capacity['bottleneck']}"
     yield "A fleet's replica against one alone", shown(capacity["scaling_efficiency"])
     yield "The peak, simulated", _verdict(check["at_peak"])
+    yield "The same while all replicas are updated", _verdict(check["during_an_update"])
     lost = f"{check['lost']['value']:.1%} of the requests of {check['seconds']:.0f} s are lost"
     yield "The same while the spare replicas die", f"{_verdict(check['with_spare_lost'])}; {lost}"
 

@@ -328,6 +328,7 @@ async def test_plan(loadtest: Command, tmp_path: Path) -> None:
     assert top == max(hour["replicas"]["value"] for hour in plan["hours"])
     assert (top - 1) * rate["value"] >= 40 * 1.25  # both tenants at noon, with the burst
     assert plan["check"]["at_peak"]["met"]
+    assert plan["check"]["during_an_update"]["met"]
     assert "WARNING: the model is a prediction" in done.out
     assert plan["cost"]["peak_hour"]["value"] == pytest.approx(2.5 * top)
     assert sum(each["month"]["value"] for each in plan["tenants"]) == pytest.approx(
@@ -388,8 +389,12 @@ async def test_the_emitted_validation_run_leaves_its_errors_in_the_model(
     expected = {f"validation {r['requests']} {r['quantity']}": r["error"] for r in rows}
     assert kept["fit"] == expected
     assert "service_ttft p95" in done.out
-    done = await loadtest("plan", "f.yaml", "--model", "replica.json")
+    done = await loadtest(
+        "plan", "f.yaml", "--model", "replica.json", "--gpu", "l40s", "--json", "p.json"
+    )
     assert "WARNING: the model was off by up to" in done.out
+    assert "WARNING: the model is of h100, the price of l40s" in done.out
+    assert read_json(tmp_path / "p.json")["cost"]["replica_hour"]["value"] == 1.0
     done = await loadtest("validate", "h100-bf16", "validation.jsonl")
     assert done.status == 2
     assert "--out" in done.err
