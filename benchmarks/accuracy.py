@@ -1,8 +1,10 @@
 """Predicted against measured: the shipped model on CPU, held-out loads, another mix, two replicas.
 
-    python -m benchmarks.accuracy [--quick]
+    python -m benchmarks.accuracy [--quick] [--keep FOLDER]
+    python -m benchmarks.accuracy --kept FOLDER
 
-About eleven minutes on a machine that does nothing else; figures of a busy one say nothing. One
+The second fits and judges what the first has kept, and needs no engine. The first takes about
+eleven minutes on a machine that does nothing else; figures of a busy one say nothing. One
 stack of two replicas with a thread each runs throughout. What is fitted goes straight to one
 replica's own port, as what is held out of one replica does; what is held out of two goes through
 HAProxy. All take turns in short blocks, so that a machine whose speed drifts drifts under all of
@@ -13,11 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from benchmarks.http_stack import part
 from benchmarks.processes import Server, free_port, interrupt_on_sigterm
 from benchmarks.report import machine
 from loadtest.core import Record
@@ -70,8 +73,10 @@ BLOCKS = (
     Block("high", 0.6, fitted=True),
     Block("80%", 0.8),
     Block("pictures", 0.4, "pictures"),
+    Block("pictures, 80%", 0.8, "pictures"),
     Block("two", 0.4, replicas=2),
-    Block("two, 65%", 0.65, replicas=2),
+    Block("two, 60%", 0.6, replicas=2),
+    Block("two, 80%", 0.8, replicas=2),
 )
 
 
@@ -79,12 +84,15 @@ BLOCKS = (
 class Stack:
     """Ports by how many replicas are behind them."""
 
+    server: Server
     ports: dict[int, int]
     folder: Path
     unsound: list[str] = field(default_factory=list)  # blocks whose client was too busy to measure
+    # Used by each part of the service, of each run of a block.
+    cores: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
-    def run(self, block: Block, seed: int, seconds: float, **load: float) -> list[Record]:
-        """What `loadtest run` saw."""
+    def run(self, block: Block, seed: int, seconds: float, **load: Any) -> Path:
+        """What `loadtest run` saw: its file of records."""
         url = f"http://127.0.0.1:{self.ports[block.replicas]}/client/v4"
         scenario = {
             "target": {"url": url, "api": "workers-ai", "account": ACCOUNT, "token": TOKEN},
@@ -93,17 +101,27 @@ class Stack:
             "tenants": _MIXES[block.mix],
             "seed": seed,
         }
-        file, out = self.folder / "block.yaml", self.folder / "block.jsonl"
+        file, out = self.folder / "block.yaml", self.folder / f"{block.name} {seed}.jsonl"
         file.write_text(json.dumps(scenario))  # JSON is YAML
         command = [Path(sys.executable).with_name("loadtest"), "run", file, "--records", out]
+        before, client = self.server.cpu(part), _client()
         done = subprocess.run(
             [*command, "--headless", "--calibration", "0"], capture_output=True, text=True
         )
+        used = {**self.server.used_since(before, part), "client": _client() - client}
+        shares = {name: round(spent / seconds, 3) for name, spent in used.items()}
+        self.cores.setdefault(block.name, []).append(shares)
         if done.returncode == _UNSOUND:
             self.unsound.append(block.name)
         elif done.returncode:
             raise RuntimeError(done.stderr[-2000:] or done.stdout[-2000:])
-        return list(read(out))
+        return out
+
+
+def _client() -> float:
+    """CPU seconds of the load generators that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def serving(stack: ExitStack, folder: Path) -> Stack:
@@ -114,14 +132,14 @@ def serving(stack: ExitStack, folder: Path) -> Stack:
         "METRICS_PORT": str(free_port()),
         "ACCOUNT_ID": ACCOUNT,
         "API_TOKEN": TOKEN,
-        "STATE_DIR": str(folder / "state"),
+        "STATE_DIR": stack.enter_context(tempfile.TemporaryDirectory()),
         "REPLICAS": "2",
         "OMP_NUM_THREADS": "1",
     }
     command = [str(Path(sys.executable).with_name("serving")), "up"]
     server = stack.enter_context(Server(command, environment, log))
     server.wait(lambda: "ready after" in log.read_text(), 400)
-    found = Stack({2: port, 1: _replica_port()}, folder)
+    found = Stack(server, {2: port, 1: _replica_port()}, folder)
     for block in (BLOCKS[0], BLOCKS[-1]):
         found.run(block, 99, 8.0, concurrency=4)
     return found
@@ -144,24 +162,32 @@ def _replica_port() -> int:
 def borne(stack: Stack, block: Block, seconds: float) -> float:
     """Requests a second of a closed loop that keeps the replicas busy."""
     users = 12 * block.replicas
-    records = stack.run(block, 77, seconds, concurrency=users)
+    records = read(stack.run(block, 77, seconds, concurrency=users))
     answered = [each for each in records if not each.error and each.end <= seconds]
     return len(answered) / seconds
 
 
-def measured(stack: Stack, rounds: int, seconds: float) -> dict[Block, list[list[Record]]]:
-    """Blocks in turn, in every other round backwards."""
-    found: dict[Block, list[list[Record]]] = defaultdict(list)
-    most = {n: borne(stack, Block("", 1.0, replicas=n), seconds / 2) for n in (1, 2)}
-    pictures = borne(stack, Block("", 1.0, "pictures"), seconds / 2)
+def measure(stack: Stack, rounds: int, seconds: float) -> dict[str, Any]:
+    """Blocks in turn, in every other round backwards; what their loads are shares of."""
+    most = {n: borne(stack, Block(f"closed, {n}", 1.0, replicas=n), seconds / 2) for n in (1, 2)}
+    pictures = borne(stack, Block("closed, pictures", 1.0, "pictures"), seconds / 2)
     print(f"a closed loop gets {most} requests/s, {pictures:.2f} with more pictures", flush=True)
     for turn in range(rounds):
         for block in BLOCKS[:: 1 - 2 * (turn % 2)]:
             whole = pictures if block.mix == "pictures" else most[block.replicas]
-            rate = f"{block.load * whole:.4f}"
-            found[block].append(stack.run(block, turn, seconds, rate=rate))
+            stack.run(block, turn, seconds, rate=f"{block.load * whole:.4f}")
             time.sleep(1)
-    return found
+    return {
+        "closed_loop": [most[1], most[2], pictures],
+        "cores": stack.cores,
+        "unsound": stack.unsound,
+    }
+
+
+def kept(folder: Path) -> dict[Block, list[list[Record]]]:
+    """The runs of each block that `measure` has left in a folder."""
+    files = {block: sorted(folder.glob(f"{block.name} ?.jsonl")) for block in BLOCKS}
+    return {block: [list(read(file)) for file in found] for block, found in files.items()}
 
 
 def together(runs: list[list[Record]]) -> list[Record]:
@@ -249,23 +275,36 @@ def told(result: dict[str, Any]) -> Iterator[str]:
 def main() -> None:
     """Measure, fit, compare, file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--quick", action="store_true", help="that it works, not what it says")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the records there")
+    parser.add_argument("--kept", type=Path, metavar="FOLDER", help="records that were kept")
     given = parser.parse_args()
-    rounds, seconds = (1, 8.0) if given.quick else (given.rounds, given.seconds)
-    interrupt_on_sigterm()
-    head, began = machine(), time.monotonic()
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        up = serving(stack, folder)
-        found = measured(up, rounds, seconds)
-    result = {**vars(given), "machine": head, "unsound": up.unsound, **judged(found)}
-    result["minutes"] = round((time.monotonic() - began) / 60, 1)
+    if given.kept:
+        run = json.loads((given.kept / "run.json").read_text())
+        result = {**run, **judged(kept(given.kept))}
+    else:
+        result = measured_and_judged(given)
     print("\n".join(told(result)))
-    if not given.quick:
+    if not result["quick"]:
         file = Path(__file__).parent / "results" / "accuracy.json"
         file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measured_and_judged(given: argparse.Namespace) -> dict[str, Any]:
+    """From a stack that is started for it."""
+    rounds, seconds = (1, 8.0) if given.quick else (given.rounds, given.seconds)
+    run = {"rounds": rounds, "seconds": seconds, "quick": given.quick, "machine": machine()}
+    interrupt_on_sigterm()
+    began = time.monotonic()
+    with ExitStack() as stack:
+        folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        run |= measure(serving(stack, folder), rounds, seconds)
+        run["minutes"] = round((time.monotonic() - began) / 60, 1)
+        (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n")
+        return {**run, **judged(kept(folder))}
 
 
 if __name__ == "__main__":
