@@ -34,7 +34,7 @@ from benchmarks.http_stack import part
 from benchmarks.processes import Server, free_port, interrupt_on_sigterm
 from benchmarks.report import machine
 from loadtest.core import Record
-from loadtest.planner.check import check
+from loadtest.planner.check import check, crowding
 from loadtest.planner.fit import fit
 from loadtest.planner.model import Limits, Replica
 from loadtest.records import read
@@ -58,7 +58,8 @@ _TARGETS = {"capacity": 0.10, "ttft_p95": 0.15}
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`load`: a share of what the replicas bear."""
+    """`load`: a share of what the replicas bear. What is fitted of two replicas is one number: how
+    they slow each other down."""
 
     name: str
     load: float
@@ -74,7 +75,7 @@ BLOCKS = (
     Block("80%", 0.8),
     Block("pictures", 0.4, "pictures"),
     Block("pictures, 80%", 0.8, "pictures"),
-    Block("two", 0.4, replicas=2),
+    Block("two", 0.4, replicas=2, fitted=True),
     Block("two, 60%", 0.6, replicas=2),
     Block("two, 80%", 0.8, replicas=2),
 )
@@ -204,13 +205,24 @@ def _later(record: Record, by: float) -> Record:
 
 def judged(found: dict[Block, list[list[Record]]]) -> dict[str, Any]:
     """The fit, and of each block what was measured beside what is predicted."""
-    fitted = [run for block, runs in found.items() if block.fitted for run in runs]
-    replica = fit(fitted, TILES, "shipped, one thread", LIMITS, 60.0)
+    fitted = [
+        run for block, runs in found.items() if block.fitted and block.replicas == 1 for run in runs
+    ]
+    alone = fit(fitted, TILES, "shipped, one thread", LIMITS, 60.0)
+    (beside,) = (runs for block, runs in found.items() if block.fitted and block.replicas == 2)
+    replica = msgspec.structs.replace(alone, crowding=crowding(alone, together(beside), TILES, 2))
     rows = [row for block, runs in found.items() for row in _rows(replica, block, runs)]
     return {
         "fit": replica.fit,
         "costs": msgspec.to_builtins(replica.costs),
+        "crowding": replica.crowding,
         "rows": rows,
+        "uncrowded": [
+            row
+            for block, runs in found.items()
+            if block.replicas == 2
+            for row in _rows(alone, block, runs)
+        ],
         "capacity": _capacity(rows),
     }
 

@@ -77,6 +77,7 @@ def probe(
         surge=max(1, surge),
         seed=forecast.seed,
         gaps=_gaps(forecast),
+        together=forecast.fleet.together,
     )
     simulation = Simulation(replica, load, setting)
     found = [r for r in simulation.records() if r.intended > _WARM * duration]

@@ -81,6 +81,8 @@ class Replica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `origin` is `measured` or `predicted`. `errors` are relative standard errors of costs; `draws`
     other costs that fit the measurement about as well, for intervals. `cold_start` in seconds.
+    `crowding`: how much longer its steps take, as a share, for each other one that works on its
+    machine.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Replica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     draws: tuple[Costs, ...] = ()
     sources: tuple[str, ...] = ()
     cold_start: float = 180.0
+    crowding: float = 0.0
     fit: dict[str, float] = {}
 
     def alternatives(self, count: int) -> list[Costs]:

@@ -18,6 +18,7 @@ from loadtest.core import Failure, Record
 from loadtest.planner.engine import Engine
 from loadtest.planner.fair import FairQueue
 from loadtest.planner.fleet import Fleet, Rollout
+from loadtest.planner.host import Host
 from loadtest.planner.model import Replica, Work
 from loadtest.planner.record import answered, failed
 from loadtest.planner.requests import Load, Request
@@ -29,6 +30,7 @@ class Setting:
     """The fleet around a replica. `failures` are moments at which one replica dies; another is
     started at once. `updates` are moments of rolling updates, `surge` replicas at a time.
     `blind` are spans in which the autoscaler sees no metrics. `gaps`: whether records have them.
+    So many replicas as are `together` share a machine.
     """
 
     replicas: int = 1
@@ -41,6 +43,7 @@ class Setting:
     blind: tuple[tuple[float, float], ...] = ()
     seed: int = 0
     gaps: bool = True
+    together: int = 1
 
 
 class _Event(IntEnum):
@@ -68,6 +71,7 @@ class Simulation:
         self.sizes: list[tuple[float, int]] = []  # when the fleet's size changed, and to what
         self.decided: list[tuple[float, int, int]] = []  # when the autoscaler did, from and to
         self._load = load
+        self._hosts: dict[int, Host] = {}
         self._fleet = Fleet(self._made, setting.router, setting.ongoing, setting.seed)
         self._queue: FairQueue[Request] = FairQueue()
         self._events: list[tuple[float, int, int, Any, int]] = []
@@ -216,11 +220,18 @@ class Simulation:
             self._plan(found.due, _Event.DUE, found)
 
     def _made(self, number: int) -> Engine:
-        engine = Engine(self.replica.costs, self.replica.limits, number, self.setting.gaps)
+        costs, limits = self.replica.costs, self.replica.limits
+        engine = Engine(costs, limits, number, self.setting.gaps, self._host(number))
         self.engines.append(engine)
         self._born[number] = self.now  # a replica that loads its model is paid for as well
         self.sizes.append((self.now, len(self._born)))
         return engine
+
+    def _host(self, number: int) -> Host | None:
+        if self.setting.together == 1:
+            return None
+        place = number // self.setting.together
+        return self._hosts.setdefault(place, Host(self.replica.crowding))
 
     def _gone(self, number: int) -> None:
         self.replica_seconds += self.now - self._born.pop(number)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 import yaml
 
@@ -25,7 +26,7 @@ from loadtest.records import Writer, read
 from loadtest.scenario import Scenario, build
 from loadtest.workload import Author as Words
 from tests.loadtest.conftest import Command, ended, mocked, read_json
-from tests.loadtest.planner.test_fit import TRUTH, Mix, run
+from tests.loadtest.planner.test_fit import TRUTH, Mix, pair, run
 
 CHART = Path(__file__).parents[3] / "helm" / "llama-vision"
 FORECAST = {
@@ -295,7 +296,10 @@ async def test_fit_and_simulate(loadtest: Command, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     model = read_json(tmp_path / "m.json")
     assert model["origin"] == "measured"
-    assert abs(model["fit"]["c all service_ttft p95"]) < 0.15
+    assert abs(model["fit"]["c all service_ttft p95"]) < 0.03
+    done = await loadtest("fit", "a.jsonl", "-o", "m2.json", "--together", "c.jsonl")
+    assert done.status == 2
+    assert "--replicas" in done.err
     (tmp_path / "s.yaml").write_text(
         yaml.safe_dump(
             {"target": {"url": "http://127.0.0.1:1/v1"}, "load": {"rate": 2}, "duration": "60s"}
@@ -312,6 +316,36 @@ async def test_fit_and_simulate(loadtest: Command, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     done = await loadtest("compare", "r.jsonl", "r.jsonl")
     assert done.status == 0, done.err
+
+
+async def test_replicas_of_one_machine_are_fitted_and_planned_as_such(
+    loadtest: Command, tmp_path: Path
+) -> None:
+    crowded = msgspec.structs.replace(TRUTH, crowding=0.3)
+    runs = {
+        "a": run(TRUTH, Mix(1.5)),
+        "b": run(TRUTH, Mix(3.5, seed=2)),
+        "two": pair(crowded, Mix(4)),
+    }
+    for name, records in runs.items():
+        with Writer(tmp_path / f"{name}.jsonl") as write:
+            for record in records:
+                write(record)
+    done = await loadtest(
+        "fit", "a.jsonl", "b.jsonl", "-o", "m.json", "--tiles", "vision=4",
+        "--limits", "seqs=64,budget=2048", "--together", "two.jsonl", "--replicas", "2",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert "longer for each other replica" in done.out
+    assert read_json(tmp_path / "m.json")["crowding"] == pytest.approx(0.3, abs=0.05)
+    bears = {}
+    for together in (1, 2):
+        fleet = {**FORECAST.get("fleet", {}), "together": together}
+        (tmp_path / "f.yaml").write_text(yaml.safe_dump({**FORECAST, "fleet": fleet}))
+        done = await loadtest("plan", "f.yaml", "--model", "m.json", "--json", "p.json")
+        assert done.status == 0, done.err
+        bears[together] = read_json(tmp_path / "p.json")["capacity"]["scaling_efficiency"]["value"]
+    assert bears[2] < 0.9 * bears[1]
 
 
 async def test_plan(loadtest: Command, tmp_path: Path) -> None:

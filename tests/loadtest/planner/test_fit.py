@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from loadtest.core import Record, UsageError
+from loadtest.planner.check import crowding
 from loadtest.planner.fit import fit
 from loadtest.planner.model import Costs, Limits, Replica
 from loadtest.planner.requests import Load, Request
@@ -129,6 +130,29 @@ def test_cached_tokens_cost_no_prefill() -> None:
     found = fit([records], {}, "cached", TRUTH.limits, 30.0)
     assert found.costs.prefill == pytest.approx(TRUTH.costs.prefill, rel=0.05)
     assert found.costs.step == pytest.approx(TRUTH.costs.step, rel=0.05)
+
+
+def pair(replica: Replica, mix: Mix) -> list[Record]:
+    """Two replicas on one machine."""
+    return list(Simulation(replica, Load(mix), Setting(2, "least", together=2)).records())
+
+
+def test_how_replicas_slow_each_other_down_is_found_and_foretells_another_load() -> None:
+    truth = msgspec.structs.replace(TRUTH, crowding=0.3)
+    share = crowding(TRUTH, pair(truth, Mix(3.0)), TILES, 2)
+    assert share == pytest.approx(0.3, abs=0.02)
+    found = msgspec.structs.replace(TRUTH, crowding=share)
+    high = Mix(6.0, seed=5)
+    assert p95(pair(found, high)) == pytest.approx(p95(pair(truth, high)), rel=0.03)
+    assert p95(pair(TRUTH, high)) < 0.8 * p95(pair(truth, high))
+    assert crowding(truth, pair(TRUTH, Mix(3.0)), TILES, 2) < 0.01
+
+
+def test_a_replica_that_has_the_machine_for_itself_is_as_fast_as_ever() -> None:
+    crowded = msgspec.structs.replace(TRUTH, crowding=0.3)
+    alone = Simulation(TRUTH, Load(Mix(5.0)), Setting(1)).records()
+    shared = Simulation(crowded, Load(Mix(5.0)), Setting(1, together=2)).records()
+    assert [r.end for r in shared] == pytest.approx([r.end for r in alone])
 
 
 def test_too_few_requests_are_refused() -> None:
