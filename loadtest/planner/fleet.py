@@ -62,8 +62,9 @@ class Fleet:
 
     def changed(self, engine: Engine) -> None:
         """Its number of ongoing requests is another."""
-        if self._least and engine.number in self._load:
-            del self._by_load[self._load[engine.number]][engine.number]
+        known = self._load.get(engine.number)
+        if known is not None and known != engine.ongoing:
+            del self._by_load[known][engine.number]
             self._place(engine)
 
     def _of_two(self) -> Engine:
