@@ -37,6 +37,7 @@ from loadtest.core import Record
 from loadtest.planner.check import check, crowding
 from loadtest.planner.fit import fit
 from loadtest.planner.model import Limits, Replica
+from loadtest.planner.steps import Steps
 from loadtest.records import read
 
 ACCOUNT, TOKEN = "0" * 31 + "1", "accuracy"
@@ -51,6 +52,7 @@ _MIXES = {
     "pictures": [_CHAT, _VISION],
 }
 _UNSOUND = 3  # exit status of `loadtest run`
+_CLOSED = 10.0  # seconds of a closed loop
 _APART = 1000.0  # seconds between blocks, when they are put together
 _TIMES = ("intended", "sent", "first_byte", "first_token", "end")
 _TARGETS = {"capacity": 0.10, "ttft_p95": 0.15}
@@ -170,8 +172,8 @@ def borne(stack: Stack, block: Block, seconds: float) -> float:
 
 def measure(stack: Stack, rounds: int, seconds: float) -> dict[str, Any]:
     """Blocks in turn, in every other round backwards; what their loads are shares of."""
-    most = {n: borne(stack, Block(f"closed, {n}", 1.0, replicas=n), seconds / 2) for n in (1, 2)}
-    pictures = borne(stack, Block("closed, pictures", 1.0, "pictures"), seconds / 2)
+    most = {n: borne(stack, Block(f"closed, {n}", 1.0, replicas=n), _CLOSED) for n in (1, 2)}
+    pictures = borne(stack, Block("closed, pictures", 1.0, "pictures"), _CLOSED)
     print(f"a closed loop gets {most} requests/s, {pictures:.2f} with more pictures", flush=True)
     for turn in range(rounds):
         for block in BLOCKS[:: 1 - 2 * (turn % 2)]:
@@ -229,11 +231,13 @@ def judged(found: dict[Block, list[list[Record]]]) -> dict[str, Any]:
 
 def _rows(replica: Replica, block: Block, runs: list[list[Record]]) -> Iterator[dict[str, Any]]:
     records = together(runs)
+    pace = [round(1e3 * (Steps(run, TILES).pace() or 0.0), 2) for run in runs]
     for each in check(replica, records, TILES, block.replicas):
         yield {
             "block": block.name,
             "load": block.load,
             "fitted": block.fitted,
+            "step_of_one_row_ms": pace if block.replicas == 1 else None,
             "answered": sum(not r.error for r in records),
             "failed": sum(bool(r.error) for r in records),
             **each,
@@ -287,8 +291,8 @@ def told(result: dict[str, Any]) -> Iterator[str]:
 def main() -> None:
     """Measure, fit, compare, file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--quick", action="store_true", help="that it works, not what it says")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the records there")
     parser.add_argument("--kept", type=Path, metavar="FOLDER", help="records that were kept")
@@ -306,7 +310,7 @@ def main() -> None:
 
 def measured_and_judged(given: argparse.Namespace) -> dict[str, Any]:
     """From a stack that is started for it."""
-    rounds, seconds = (1, 8.0) if given.quick else (given.rounds, given.seconds)
+    rounds, seconds = (1, 6.0) if given.quick else (given.rounds, given.seconds)
     run = {"rounds": rounds, "seconds": seconds, "quick": given.quick, "machine": machine()}
     interrupt_on_sigterm()
     began = time.monotonic()

@@ -17,6 +17,7 @@ RUNS = {  # by the cost that they would tell
     "row": "text at a high rate: loadtest sweep --by concurrency over 16,32,64 users",
     "context": "long prompts, long answers: loadtest run --prompt-tokens 8000 --max-tokens 256",
     "cross": "many pictures at a time: loadtest run --image 1120x1120 --concurrency 32",
+    "prompt": "short prompts: loadtest run --prompt-tokens 10 --max-tokens 4 --rate 4",
     "prefill": "short answers: loadtest run --prompt-tokens 1500 --max-tokens 4 --rate 2",
     "attention": "very long prompts: loadtest run --prompt-tokens 32000 --max-tokens 4",
     "tile": "pictures, short answers: loadtest run --image 1120x1120 --max-tokens 4 --rate 1",

@@ -138,6 +138,7 @@ class Engine:
     def _prefilled(self, now: float) -> list[Request]:
         """Chunks have been computed; prompts that are complete have their first token."""
         mixed, work = self._mixed, self.done
+        work.prompts += mixed.prompts
         work.prefill += mixed.prefill
         work.attention += mixed.attention
         work.tiles += mixed.tiles
@@ -285,6 +286,7 @@ class Engine:
             work.tiles += request.encode
             request.encode = 0
             request.left -= taken
+            work.prompts += request.left == 0
         self._mixed = work
         return work
 

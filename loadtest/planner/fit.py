@@ -30,7 +30,7 @@ from loadtest.planner.steps import Array, Steps
 NAMES = Costs.__struct_fields__
 _COLUMN = {name: index for index, name in enumerate(NAMES)}
 _ROWS = [_COLUMN[name] for name in ("row", "context", "cross")]
-_PREFILLS = [_COLUMN[name] for name in ("prefill", "attention", "tile")]
+_PREFILLS = [_COLUMN[name] for name in ("prompt", "prefill", "attention", "tile")]
 _LEAST = 30  # requests
 _DRAWS = 16
 _BLOCKS = 20  # stretches of a run, for resampling
@@ -179,7 +179,7 @@ def fit(
         draws=tuple(_costs(each) for each in draws),
         sources=tuple(sources),
         cold_start=cold_start,
-        fit=_residuals(equations, a @ costs, b),
+        fit={**_residuals(equations, a @ costs, b), **_drift(seen)},
     )
 
 
@@ -196,6 +196,12 @@ def _resampled(a: Array, b: Array, block: NDArray[Any]) -> Array:
         chosen = np.concatenate([rows[j] for j in rng.integers(0, len(rows), len(rows))])
         draws.append(solve(a[chosen], b[chosen]))
     return np.stack(draws)
+
+
+def _drift(seen: Sequence[Steps]) -> dict[str, float]:
+    """By how much the machine was slower in one run than in another."""
+    paces = [pace for each in seen if (pace := each.pace())]
+    return {"machine_drift": round(max(paces) / min(paces) - 1, 4)} if len(paces) > 1 else {}
 
 
 def _residuals(equations: Equations, predicted: Array, seconds: Array) -> dict[str, float]:

@@ -4,7 +4,8 @@ An engine with continuous batching works in steps. A step decodes one token for 
 request (a row) and prefills some prompt tokens; its time is taken as linear in what it does:
 
     step + row·rows + context·(tokens in the rows' KV) + cross·(tiles the rows attend to)
-         + prefill·(new prompt tokens) + attention·(new tokens x tokens before them) + tile·tiles
+         + prompt·(prompts that end) + prefill·(new prompt tokens)
+         + attention·(new tokens x tokens before them) + tile·tiles
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     row: float = 0.0
     context: float = 0.0
     cross: float = 0.0
+    prompt: float = 0.0
     prefill: float = 0.0
     attention: float = 0.0
     tile: float = 0.0
@@ -39,6 +41,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             + self.row * work.rows
             + self.context * work.context
             + self.cross * work.cross
+            + self.prompt * work.prompts
             + self.prefill * work.prefill
             + self.attention * work.attention
             + self.tile * work.tiles
@@ -51,6 +54,7 @@ class Work(msgspec.Struct):
     rows: float = 0.0
     context: float = 0.0
     cross: float = 0.0
+    prompts: float = 0.0
     prefill: float = 0.0
     attention: float = 0.0
     tiles: float = 0.0

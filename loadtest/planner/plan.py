@@ -69,6 +69,9 @@ def _warnings(replica: Replica) -> Iterator[str]:
     poor = [name for name, error in own.items() if error > _POOR]
     if poor:
         yield f"the model explains the very runs it was fitted to badly: {', '.join(poor)}"
+    drift = replica.fit.get("machine_drift", 0.0)
+    if drift > _POOR:
+        yield f"the machine was {drift:.0%} slower in one of the fitted runs than in another"
     held = [abs(error) for name, error in replica.fit.items() if " all " in name]
     if not held and replica.origin != "predicted":
         yield "the model was held against no run it had not seen"

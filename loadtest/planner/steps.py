@@ -18,6 +18,7 @@ from loadtest.planner.model import Costs
 from loadtest.planner.tiles import computed
 
 Array = NDArray[np.float64]
+_TELLING = 30  # steps of one row, from which their median says something
 _TOGETHER = 0.5  # of the shortest times between tokens: what comes within it is of one step
 
 
@@ -38,7 +39,8 @@ class Steps:
         prompt = _column(r.prompt_tokens for r in kept)
         new = _column(r.prompt_tokens - r.cached_tokens for r in kept)
         encoded = _column(computed(tiles_of.get(r.tenant, 0)) for r in kept)
-        self.prefills = np.stack([new, new * (prompt - new / 2), encoded], axis=1)
+        ended = np.ones(self.count)
+        self.prefills = np.stack([ended, new, new * (prompt - new / 2), encoded], axis=1)
         self._tokens([_moments(r) for r in kept], prompt)
 
     def came(self, costs: Costs) -> Array:
@@ -53,6 +55,15 @@ class Steps:
         *rows, steps = self._sums[high] - self._sums[low]
         inside = (self.first > begin) & (self.first <= end)
         return np.array(rows), self.prefills[inside].sum(axis=0), float(steps)
+
+    def pace(self) -> float | None:
+        """Seconds that a step of one row took, which is the same work in every run: the speed of
+        the machine. `None` if there were too few to tell."""
+        moments, at, count = np.unique(self.times, return_index=True, return_counts=True)
+        owner, first = self._owner[at], self._first[at]
+        lone = (count[1:] == 1) & (count[:-1] == 1) & (owner[1:] == owner[:-1]) & ~first[1:]
+        found = np.diff(moments)[lone]
+        return float(np.median(found)) if self.timed and len(found) >= _TELLING else None
 
     def _tokens(self, moments: list[Array], prompt: Array) -> None:
         """Every token in order of time: whose it is, and sums of what its rows cost so far."""
@@ -69,7 +80,7 @@ class Steps:
         steps = _parts(times) if self.timed else decoded / self._rows(times)
         rows = np.stack([decoded, decoded * context, decoded * cross, steps], axis=1)
         order = np.argsort(times, kind="stable")
-        self.times = times[order]
+        self.times, self._owner, self._first = times[order], owner[order], (index == 0)[order]
         self._sums = np.vstack([np.zeros(4), np.cumsum(rows[order], axis=0)])
 
     def _rows(self, times: Array) -> Array:

@@ -82,6 +82,25 @@ def test_what_is_done_with_pictures_before_the_engine_is_told_apart() -> None:
     assert found.costs.tile == pytest.approx(truth.costs.tile, rel=0.02)
 
 
+def test_what_a_prompt_costs_whatever_its_length_is_told_from_its_tokens() -> None:
+    costs = msgspec.structs.replace(TRUTH.costs, prompt=0.01)
+    truth = msgspec.structs.replace(TRUTH, costs=costs)
+    runs = [run(truth, Mix(rate, seed=i)) for i, rate in enumerate((1.5, 3.5))]
+    found = fit(runs, TILES, "prompts", truth.limits, 30.0)
+    assert found.costs.prompt == pytest.approx(0.01, rel=0.05)
+    assert found.costs.prefill == pytest.approx(truth.costs.prefill, rel=0.02)
+
+
+def test_a_machine_that_was_slower_in_one_run_is_noticed_whatever_the_load() -> None:
+    slower = msgspec.structs.replace(TRUTH.costs, step=0.03, row=0.0012)
+    slow = msgspec.structs.replace(TRUTH, costs=slower)
+    steady = [run(TRUTH, Mix(0.6)), run(TRUTH, Mix(1.8))]
+    found = fit(steady, TILES, "steady", TRUTH.limits, 30.0)
+    assert found.fit["machine_drift"] < 0.05
+    found = fit([steady[0], run(slow, Mix(1.0))], TILES, "drifting", TRUTH.limits, 30.0)
+    assert found.fit["machine_drift"] == pytest.approx(0.5, abs=0.05)
+
+
 def test_a_front_end_that_hands_tokens_on_one_by_one_hides_no_step() -> None:
     def handed_on(record: Record) -> Record:
         late = 0.003 * random.Random(record.id).random()
@@ -142,9 +161,9 @@ def test_how_replicas_slow_each_other_down_is_found_and_foretells_another_load()
     share = crowding(TRUTH, pair(truth, Mix(3.0)), TILES, 2)
     assert share == pytest.approx(0.3, abs=0.02)
     found = msgspec.structs.replace(TRUTH, crowding=share)
-    high = Mix(6.0, seed=5)
-    assert p95(pair(found, high)) == pytest.approx(p95(pair(truth, high)), rel=0.03)
-    assert p95(pair(TRUTH, high)) < 0.8 * p95(pair(truth, high))
+    high = Mix(5.0, seed=5)
+    assert p95(pair(found, high)) == pytest.approx(p95(pair(truth, high)), rel=0.06)
+    assert p95(pair(TRUTH, high)) < 0.9 * p95(pair(truth, high))
     assert crowding(truth, pair(TRUTH, Mix(3.0)), TILES, 2) < 0.01
 
 
