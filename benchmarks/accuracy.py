@@ -37,6 +37,8 @@ from loadtest.core import Record
 from loadtest.planner.check import check, crowding
 from loadtest.planner.fit import fit
 from loadtest.planner.model import Limits, Replica
+from loadtest.planner.requests import Load, of_records
+from loadtest.planner.simulate import Setting, Simulation
 from loadtest.planner.steps import Steps
 from loadtest.records import read
 
@@ -231,17 +233,30 @@ def judged(found: dict[Block, list[list[Record]]]) -> dict[str, Any]:
 
 def _rows(replica: Replica, block: Block, runs: list[list[Record]]) -> Iterator[dict[str, Any]]:
     records = together(runs)
+    busy = round(_busy(replica, block, runs), 3)
     pace = [round(1e3 * (Steps(run, TILES).pace() or 0.0), 2) for run in runs]
     for each in check(replica, records, TILES, block.replicas):
         yield {
             "block": block.name,
             "load": block.load,
             "fitted": block.fitted,
+            "busy": busy,
             "step_of_one_row_ms": pace if block.replicas == 1 else None,
             "answered": sum(not r.error for r in records),
             "failed": sum(bool(r.error) for r in records),
             **each,
         }
+
+
+def _busy(replica: Replica, block: Block, runs: list[list[Record]]) -> float:
+    """The share of the engines' time that they are at work, simulated: the load as they feel it."""
+    setting = Setting(block.replicas, "least", together=block.replicas)
+    busy = span = 0.0
+    for run in filter(None, runs):
+        simulation = Simulation(replica, Load(of_records(run, TILES)), setting)
+        span += block.replicas * max(record.end for record in simulation.records())
+        busy += simulation.busy
+    return busy / max(span, 1e-9)
 
 
 def _capacity(rows: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -274,12 +289,14 @@ def _crossing(curve: list[tuple[float, float]], limit: float) -> float | None:
 
 
 def told(result: dict[str, Any]) -> Iterator[str]:
-    yield f"{'block':<12}{'requests':<9}{'quantity':<20}{'measured':>10}{'predicted':>11}  error"
+    head = f"{'requests':<9}{'quantity':<20}{'measured':>10}{'predicted':>11}  error"
+    yield f"{'block':<15}{'busy':>5} {head}"
     for row in result["rows"]:
         if row["error"] is not None and row["quantity"].split()[1] != "mean":
             target = "TARGET" if row["quantity"] == "service_ttft p95" else ""
             yield (
-                f"{row['block'] + ('*' if row['fitted'] else ''):<12}{row['requests']:<9}"
+                f"{row['block'] + ('*' if row['fitted'] else ''):<15}{row['busy']:>5.0%} "
+                f"{row['requests']:<9}"
                 f"{row['quantity']:<20}{row['measured_ms']:>10.1f}{row['predicted_ms']:>11.1f}"
                 f"  {row['error']:+.0%} {target}"
             )
