@@ -103,7 +103,10 @@ def marginal(work: Work, costs: Costs, used: Tokens, overlap: float) -> dict[str
     """
     looked = costs.attention * min(overlap, work.attention)
     spent = {
-        "input": costs.prefill * work.prefill + costs.attention * work.attention - looked,
+        "input": costs.prompt * work.prompts
+        + costs.prefill * work.prefill
+        + costs.attention * work.attention
+        - looked,
         "cached": looked,
         "output": costs.step * work.steps + costs.row * work.rows + costs.context * work.context,
         "image": costs.tile * work.tiles + costs.cross * work.cross,
