@@ -29,7 +29,8 @@ RAY = {"authorization": f"Bearer {RAY_TOKEN}"}
 # Nodes of one machine share its ports; pods have their own.
 WORKERS = {"one": "127.0.0.2", "two": "127.0.0.3", "three": "127.0.0.4"}
 NODES = ("head", *WORKERS)
-OWN = [f"{kind} {node}" for kind in ("metrics", "stats", "proxy") for node in NODES]
+AGENTS = ("metrics-export-port", "runtime-env-agent-port", "dashboard-agent-grpc-port")
+OWN = [f"{kind} {node}" for kind in ("metrics", "stats", "proxy", *AGENTS) for node in NODES]
 PORTS = ("gcs", "dashboard", "serve", "fallback", *NODES, *OWN)
 
 
@@ -87,6 +88,7 @@ class Cluster:
         cluster = ray(self.objects)["rayClusterConfig"]
         group = cluster["headGroupSpec"] if pod == "head" else cluster["workerGroupSpecs"][0]
         parameters = {"num-cpus": "1"} | group["rayStartParams"] | {"dashboard-host": "127.0.0.1"}
+        parameters |= {name: str(self.ports[f"{name} {node}"]) for name in AGENTS}
         if pod != "head":
             del parameters["dashboard-host"]
         command = [

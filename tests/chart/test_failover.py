@@ -30,6 +30,7 @@ import sqlalchemy as sql
 from loadtest import records
 from loadtest.core import Record
 from tests import servers
+from tests.certificates import Certificate
 from tests.chart.helm import Chart
 from tests.chart.nodes import (
     ACCOUNT,
@@ -50,34 +51,47 @@ from tests.chart.rehearsal import unfinished
 REQUESTS, RATE = 12_000, 40
 VALUES: dict[str, Any] = {
     **OPTIONS["tenancy"],
-    "gcsFaultTolerance": {"enabled": True, "redisAddress": "redis://redis:6379"},
+    "gcsFaultTolerance": {"enabled": True, "redisAddress": "rediss://redis:6379"},
+    "trust": {"configMap": "ca"},
     "replicas": {"min": 2, "max": 2, "surgePercent": 50},
     "drain": {"routeSeconds": 10, "longestAnswerSeconds": 20, "loadSeconds": 60},
 }
 
 
+@dataclass(frozen=True)
+class Stores:
+    """The URLs of a PostgreSQL and a Redis, both by TLS, and whom to trust for it."""
+
+    postgres: str
+    redis: str
+    ca: Path
+
+
 @pytest.fixture(scope="module")
-def stores() -> Iterator[tuple[str, str]]:
-    """The URLs of PostgreSQL and Redis."""
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
+    certificate, ca = Certificate.issue(), tmp_path_factory.mktemp("ca") / "ca.crt"
+    ca.write_bytes(certificate.public)
     try:
-        with servers.postgres() as postgres, servers.redis() as redis:
-            yield postgres.url, redis.url
+        with servers.postgres(certificate) as postgres, servers.redis_by_tls(certificate) as redis:
+            address = postgres.url.replace("127.0.0.1", "localhost")
+            yield Stores(f"{address}?sslmode=verify-full&sslrootcert={ca}", redis.url, ca)
     except servers.Missing as missing:
         pytest.skip(str(missing))
 
 
 @pytest.fixture
-async def cluster(chart: Chart, stores: tuple[str, str]) -> AsyncIterator[Cluster]:
+async def cluster(chart: Chart, stores: Stores) -> AsyncIterator[Cluster]:
     """A head and three workers, as KubeRay starts them with fault tolerance."""
-    postgres, redis = stores
-    secrets = {"DATABASE_URL": postgres, "REDIS_URL": redis, "TENANCY_SECRET": "s" * 32}
+    redis = f"{stores.redis}?ssl_ca_certs={stores.ca}"
+    secrets = {"DATABASE_URL": stores.postgres, "REDIS_URL": redis, "TENANCY_SECRET": "s" * 32}
     with folder() as path:
         (path / "rehearsal").mkdir()
         extra = {
             "STATE_DIR": str(path / "state"),
             "REHEARSAL": str(path / "rehearsal"),
+            "RAY_REDIS_CA_CERT": str(stores.ca),  # where there is no volume with it
             # KubeRay writes these into the pods.
-            "RAY_REDIS_ADDRESS": redis.removesuffix("/0"),
+            "RAY_REDIS_ADDRESS": stores.redis.removesuffix("/0"),
             "RAY_external_storage_namespace": path.name,
             "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
         }
@@ -152,7 +166,7 @@ class Load:
 @pytest.mark.timeout(1800)
 @pytest.mark.xfail(reason="after a replica is killed, one proxy answers 500 for two seconds")
 async def test_nothing_is_lost_but_what_the_killed_were_doing(
-    cluster: Cluster, stores: tuple[str, str]
+    cluster: Cluster, stores: Stores
 ) -> None:
     async with httpx.AsyncClient(timeout=30) as client:
         await deploy(client, cluster)
@@ -169,7 +183,7 @@ async def test_nothing_is_lost_but_what_the_killed_were_doing(
         await load.warm()
         await kill_head(client, cluster, processes)
         judge(await load.end(), load)
-        await billed(stores[0], load)
+        await billed(stores.postgres, load)
 
 
 async def kill_replica(

@@ -9,12 +9,19 @@
 - {name: RAY_SERVE_HAPROXY_RETRY_ON, value: conn-failure 503}
 # Ray runs its workers at nice 15: the replica would yield to its own engine.
 - {name: RAY_worker_niceness, value: "0"}
-# Requests of a session go to one replica: Ray's `worker_process_setup_hook`, for all processes.
-- {name: __RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR, value: serving.cluster.affinity.apply}
+# Sessions go to one replica, outages are told as errors of the API: Ray's
+# `worker_process_setup_hook`, for all processes.
+- {name: __RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR, value: serving.cluster.hook.in_pods}
 - {name: RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S, value: {{ .Values.drain.routeSeconds | quote }}}
 - {name: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S, value: {{ .Values.drain.routeSeconds | quote }}}
 - {name: RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S, value: {{ include "llama-vision.drain.replica" . | quote }}}
 - {name: RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S, value: {{ .Values.drain.longestAnswerSeconds | quote }}}
+# Ray gives up a node whose agent takes longer than this to say that it is there: 30 s by itself.
+- {name: RAY_agent_register_timeout_ms, value: "120000"}
+{{- if hasPrefix "rediss://" .Values.gcsFaultTolerance.redisAddress }}
+# Ray trusts nobody by itself.
+- {name: RAY_REDIS_CA_CERT, value: {{ ternary "/etc/llama-vision/ca/ca.crt" "/etc/ssl/certs/ca-certificates.crt" (ne .Values.trust.configMap "") }}}
+{{- end }}
 # The engine core runs the model itself instead of starting yet another process for it.
 - {name: VLLM_ENABLE_V1_MULTIPROCESSING, value: "0"}
 - {name: VLLM_NO_USAGE_STATS, value: "1"}
@@ -48,6 +55,15 @@
 {{- range (concat (list "ACCOUNT_ID" "API_TOKEN") (ternary (list "DATABASE_URL" "TENANCY_SECRET" "REDIS_URL") list .Values.tenancy.enabled)) }}
 {{ include "llama-vision.secretEnv" (dict "key" . "secret" $.Values.secrets.name) }}
 {{- end }}
+{{- end -}}
+
+{{/* Of a node whose agents choose their ports themselves, a raylet waits 15 seconds to hear which, and
+then gives up: too short for a slow node. */}}
+{{- define "llama-vision.rayStart" -}}
+object-store-memory: "268435456"
+metrics-export-port: "8080"
+runtime-env-agent-port: "6382"
+dashboard-agent-grpc-port: "6383"
 {{- end -}}
 
 {{- define "llama-vision.rayMounts" -}}
