@@ -1,15 +1,21 @@
-"""What HAProxy says itself when no replica answers, in the words of the API instead of Serve's own.
+"""What HAProxy does when no replica answers, or Serve names none.
 
-One body for all dialects: their errors differ in fields that each leaves to the others. By it a
-client knows that another try may help. HAProxy does not try again itself what a replica has begun:
-that may be what ended the replica.
+It says so in the words of the API instead of Serve's own. One body for all dialects: their errors
+differ in fields that each leaves to the others. By it a client knows that another try may help.
+HAProxy does not try again itself what a replica has begun: that may be what ended the replica.
+
+While Serve builds an application anew it names no replica of the one that runs. HAProxy keeps the
+ones it knew until there are others: what listens no more it leaves out by itself, and then asks
+Serve's own proxy.
 """
 
 from __future__ import annotations
 
 import json
+from functools import wraps
 
 from ray.serve._private import haproxy
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi
 
 from serving import errors
 from serving.protocol import envelope, openai
@@ -31,7 +37,7 @@ _ERRORS: dict[int, errors.ServingError] = {
 
 
 def apply() -> None:
-    """Put them into what Serve makes HAProxy's configuration of, in this process.
+    """Change how Serve configures HAProxy, in this process.
 
     Raises:
         RuntimeError: this Ray writes it otherwise than the one this was written for.
@@ -41,6 +47,20 @@ def apply() -> None:
         raise RuntimeError("HAProxy's template has changed: see where its error pages are")
     lines = "".join(f"    {_rule(status, error)}\n" for status, error in _ERRORS.items())
     haproxy.HAPROXY_CONFIG_TEMPLATE = template.replace(_PAGES, lines)
+    _keep_servers()
+
+
+def _keep_servers() -> None:
+    told = HAProxyApi.set_backend_configs
+
+    @wraps(told)
+    def keep(self: HAProxyApi, backends: dict[str, BackendConfig]) -> None:
+        for name, backend in backends.items():
+            if not backend.servers and name in self.backend_configs:
+                backend.servers = self.backend_configs[name].servers
+        told(self, backends)
+
+    HAProxyApi.set_backend_configs = keep
 
 
 def _rule(status: int, error: errors.ServingError) -> str:

@@ -29,8 +29,7 @@ RAY = {"authorization": f"Bearer {RAY_TOKEN}"}
 # Nodes of one machine share its ports; pods have their own.
 WORKERS = {"one": "127.0.0.2", "two": "127.0.0.3", "three": "127.0.0.4"}
 NODES = ("head", *WORKERS)
-AGENTS = ("metrics-export-port", "runtime-env-agent-port", "dashboard-agent-grpc-port")
-OWN = [f"{kind} {node}" for kind in ("metrics", "stats", "proxy", *AGENTS) for node in NODES]
+OWN = [f"{kind} {node}" for kind in ("metrics", "stats", "proxy") for node in NODES]
 PORTS = ("gcs", "dashboard", "serve", "fallback", *NODES, *OWN)
 
 
@@ -88,7 +87,6 @@ class Cluster:
         cluster = ray(self.objects)["rayClusterConfig"]
         group = cluster["headGroupSpec"] if pod == "head" else cluster["workerGroupSpecs"][0]
         parameters = {"num-cpus": "1"} | group["rayStartParams"] | {"dashboard-host": "127.0.0.1"}
-        parameters |= {name: str(self.ports[f"{name} {node}"]) for name in AGENTS}
         if pod != "head":
             del parameters["dashboard-host"]
         command = [
@@ -113,12 +111,16 @@ class Cluster:
 
     def config(self) -> dict[str, Any]:
         config: dict[str, Any] = yaml.safe_load(ray(self.objects)["serveConfigV2"])
-        return config | {"http_options": {"host": "127.0.0.1", "port": self.ports["proxy head"]}}
+        # On all addresses, as in pods: nodes reach each other's replicas.
+        return config | {
+            "http_options": config["http_options"] | {"port": self.ports["proxy head"]}
+        }
 
     async def head(self) -> None:
-        """Start the head, or start it again where it was; returns when it answers."""
-        url = self.url("dashboard", probe(self, "head", "startupProbe"))
-        await self._up(self._head, url)
+        """Start the head, or start it again where it was; returns when it and its raylet answer."""
+        ready = self.url("dashboard", probe(self, "head", "startupProbe"))
+        raylet = self.url("head", probe(self, "worker", "startupProbe"))
+        await self._up("head", self._head, ready, raylet)
 
     def _head(self) -> subprocess.Popen[bytes]:
         """In a pod that remembers nothing."""
@@ -131,19 +133,23 @@ class Cluster:
         """Start a worker; returns when its pod would have started."""
         gcs = f"--address=127.0.0.1:{self.ports['gcs']}"
         return await self._up(
+            node,
             lambda: self.start("worker", node, WORKERS[node], gcs),
             self.url(node, probe(self, "worker", "startupProbe")),
         )
 
     async def _up(
-        self, start: Callable[[], subprocess.Popen[bytes]], url: str
+        self, node: str, start: Callable[[], subprocess.Popen[bytes]], *urls: str
     ) -> subprocess.Popen[bytes]:
-        """Start a node and wait for its probe. What gives up is started again, as kubelets do."""
-        for _ in range(3):
+        """Start a node and wait for its probes. If it does not come it is started anew, as kubelets
+        do: a raylet waits 15 seconds for its agent, which a busy machine exceeds."""
+        for _ in range(5):
             process = start()
-            with suppress(GaveUp):
-                await answers(url, process=process)
+            with suppress(GaveUp, TimeoutError):
+                for url in urls:
+                    await answers(url, 60, process)
                 return process
+            self.kill(node)
         raise AssertionError(
             "\n".join(each.read_text()[-2000:] for each in self.folder.glob("*.log"))
         )

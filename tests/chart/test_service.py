@@ -16,7 +16,6 @@ from serving.catalog import Catalog
 from serving.settings import Settings
 from serving.tenancy import prices
 from tests.chart.helm import CHART, PROFILES, Chart, containers, of_kind, pods, ray
-from tests.chart.nodes import AGENTS
 from tests.chart.options import OPTIONS
 from tests.gateway.conftest import ACCOUNT, TOKEN, Service
 
@@ -140,15 +139,6 @@ def test_ray_s_object_store_fits_into_shared_memory(chart: Chart, profile: str) 
         ]
         assert shared["medium"] == "Memory"
         assert store <= int(shared["sizeLimit"].removesuffix("Gi")) * 2**30 // 2
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_no_agent_of_ray_chooses_its_port(chart: Chart, profile: str) -> None:
-    """A raylet waits for it to say which, but not as long as a slow node takes."""
-    cluster = ray(chart.render(profile=profile))["rayClusterConfig"]
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        assert group["rayStartParams"].keys() >= set(AGENTS)
-        assert len({group["rayStartParams"][name] for name in AGENTS}) == len(AGENTS)
 
 
 def test_ray_s_version_is_the_one_of_the_image(chart: Chart) -> None:

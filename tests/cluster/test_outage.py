@@ -12,7 +12,12 @@ import cloudflare
 import openai
 import pytest
 from ray.serve._private import haproxy, replica
-from ray.serve._private.haproxy import HAProxyConfig
+from ray.serve._private.haproxy import (
+    BackendConfig,
+    HAProxyApi,
+    HAProxyConfig,
+    ServerConfig,
+)
 
 from serving.cluster import hook, outage
 from tests.cluster import test_affinity
@@ -24,6 +29,7 @@ def _patched(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in Ray's worker processes, for the length of a test."""
     monkeypatch.setattr(haproxy, "HAPROXY_CONFIG_TEMPLATE", haproxy.HAPROXY_CONFIG_TEMPLATE)
     monkeypatch.setattr(replica, "add_port_to_grpc_server", replica.add_port_to_grpc_server)
+    monkeypatch.setattr(HAProxyApi, "set_backend_configs", HAProxyApi.set_backend_configs)
     hook.apply()
 
 
@@ -107,6 +113,28 @@ async def test_an_answer_that_does_not_begin_in_time(
         answer = await made.client.post(f"{ONE}/slow", json={"prompt": "hi"})
     assert answer.status_code == 504
     assert answer.json()["errors"] == [{"code": 2014, "message": "Provider request timeout"}]
+
+
+def test_replicas_stay_known_while_serve_names_none(tmp_path: Path) -> None:
+    """As it does for seconds when it builds an application anew."""
+    files = {name: str(tmp_path / name) for name in ("socket_path", "server_state_file")}
+    api = HAProxyApi(HAProxyConfig(**files, metrics_enabled=False), None, str(tmp_path / "cfg"))
+    server = ServerConfig("SERVER", "127.0.0.1", 30000)
+
+    def written(*backends: BackendConfig) -> str:
+        api.set_backend_configs({each.name: each for each in backends})
+        api._generate_config_file_internal()
+        return (tmp_path / "cfg").read_text()
+
+    def app(*servers: ServerConfig) -> BackendConfig:
+        return BackendConfig("app", "/", servers=list(servers))
+
+    assert "server SERVER" in written(app(server))
+    assert "server SERVER" in written(app())
+    other = written(app(ServerConfig("OTHER", "127.0.0.1", 30001)))
+    assert "server OTHER" in other
+    assert "server SERVER" not in other
+    assert "server OTHER" not in written(), "the application is gone"
 
 
 def test_another_template_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,6 @@
 - {name: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S, value: {{ .Values.drain.routeSeconds | quote }}}
 - {name: RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S, value: {{ include "llama-vision.drain.replica" . | quote }}}
 - {name: RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S, value: {{ .Values.drain.longestAnswerSeconds | quote }}}
-# Ray gives up a node whose agent takes longer than this to say that it is there: 30 s by itself.
-- {name: RAY_agent_register_timeout_ms, value: "120000"}
 {{- if hasPrefix "rediss://" .Values.gcsFaultTolerance.redisAddress }}
 # Ray trusts nobody by itself.
 - {name: RAY_REDIS_CA_CERT, value: {{ ternary "/etc/llama-vision/ca/ca.crt" "/etc/ssl/certs/ca-certificates.crt" (ne .Values.trust.configMap "") }}}
@@ -55,15 +53,6 @@
 {{- range (concat (list "ACCOUNT_ID" "API_TOKEN") (ternary (list "DATABASE_URL" "TENANCY_SECRET" "REDIS_URL") list .Values.tenancy.enabled)) }}
 {{ include "llama-vision.secretEnv" (dict "key" . "secret" $.Values.secrets.name) }}
 {{- end }}
-{{- end -}}
-
-{{/* Of a node whose agents choose their ports themselves, a raylet waits 15 seconds to hear which, and
-then gives up: too short for a slow node. */}}
-{{- define "llama-vision.rayStart" -}}
-object-store-memory: "268435456"
-metrics-export-port: "8080"
-runtime-env-agent-port: "6382"
-dashboard-agent-grpc-port: "6383"
 {{- end -}}
 
 {{- define "llama-vision.rayMounts" -}}
