@@ -29,8 +29,17 @@ RAY = {"authorization": f"Bearer {RAY_TOKEN}"}
 # Nodes of one machine share its ports; pods have their own.
 WORKERS = {"one": "127.0.0.2", "two": "127.0.0.3", "three": "127.0.0.4"}
 NODES = ("head", *WORKERS)
-OWN = [f"{kind} {node}" for kind in ("metrics", "stats", "proxy") for node in NODES]
-PORTS = ("gcs", "dashboard", "serve", "fallback", *NODES, *OWN)
+# Of each node, and as pods number them.
+OWN = {
+    "metrics": 9101,
+    "stats": 8404,
+    "proxy": 8000,
+    "agent": 52365,
+    "node-manager-port": 6380,
+    "object-manager-port": 6381,
+}
+SHARED = {"gcs": 6379, "dashboard": 8265, "fallback": 8500, "serve": 8000}
+PORTS = SHARED | {f"{kind} {node}": port for kind, port in OWN.items() for node in NODES}
 
 
 def free_ports() -> dict[str, int]:
@@ -87,13 +96,15 @@ class Cluster:
         cluster = ray(self.objects)["rayClusterConfig"]
         group = cluster["headGroupSpec"] if pod == "head" else cluster["workerGroupSpecs"][0]
         parameters = {"num-cpus": "1"} | group["rayStartParams"] | {"dashboard-host": "127.0.0.1"}
+        managers = ("node-manager-port", "object-manager-port")
+        parameters |= {name: str(self.ports[f"{name} {node}"]) for name in managers}
         if pod != "head":
             del parameters["dashboard-host"]
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
             *(f"--{name}={value}" for name, value in parameters.items()),
             f"--node-ip-address={address}",
-            f"--dashboard-agent-listen-port={self.ports[node]}",
+            f"--dashboard-agent-listen-port={self.ports[f'agent {node}']}",
             *arguments,
         ]
         with (self.folder / f"{node}.log").open("ab") as log:
@@ -119,7 +130,7 @@ class Cluster:
     async def head(self) -> None:
         """Start the head, or start it again where it was; returns when it and its raylet answer."""
         ready = self.url("dashboard", probe(self, "head", "startupProbe"))
-        raylet = self.url("head", probe(self, "worker", "startupProbe"))
+        raylet = self.url("agent head", probe(self, "worker", "startupProbe"))
         await self._up("head", self._head, ready, raylet)
 
     def _head(self) -> subprocess.Popen[bytes]:
@@ -135,7 +146,7 @@ class Cluster:
         return await self._up(
             node,
             lambda: self.start("worker", node, WORKERS[node], gcs),
-            self.url(node, probe(self, "worker", "startupProbe")),
+            self.url(f"agent {node}", probe(self, "worker", "startupProbe")),
         )
 
     async def _up(
@@ -156,6 +167,21 @@ class Cluster:
 
     def processes(self, node: str) -> list[psutil.Process]:
         return [each for each in psutil.process_iter() if _home(each) == str(self.folder / node)]
+
+    def reached(self) -> set[int]:
+        """Ports at which nodes have reached each other, as pods number them."""
+        numbers = {self.ports[name]: port for name, port in PORTS.items()}
+        owners, peers = {}, []
+        for node in NODES:
+            for each in self.processes(node):
+                with suppress(psutil.Error):
+                    for link in each.net_connections("tcp"):
+                        if link.status == psutil.CONN_LISTEN:
+                            owners[link.laddr.port] = node
+                        elif link.raddr:
+                            peers.append((node, link.raddr.port))
+        found = {port for node, port in peers if owners.get(port, node) != node}
+        return {numbers.get(port, port) for port in found}
 
     def kill(self, node: str) -> None:
         """As a machine that loses its power."""

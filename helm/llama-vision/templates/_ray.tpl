@@ -55,6 +55,11 @@
 {{- end }}
 {{- end -}}
 
+{{/* Ports that the network policy names: Ray would take any. */}}
+{{- define "llama-vision.rayStart" -}}
+object-store-memory: "268435456", node-manager-port: "6380", object-manager-port: "6381"
+{{- end -}}
+
 {{- define "llama-vision.rayMounts" -}}
 - {name: tmp, mountPath: /tmp}
 - {name: state, mountPath: /state}
