@@ -142,8 +142,8 @@ def test_networks_are_closed_but_for_what_is_needed(chart: Chart) -> None:
     assert ports_for(out, "head", "to") == RAY_PORTS
     assert ports_for(out, "databases", "to") == {5432, 6379}
     assert ports_for(out, "kube-system", "to") == {53}
-    assert ports_for(out, "ipBlock", "to") == set()
-    assert ports_for(rules("head", "egress"), "ipBlock", "to") == {443, 6443}
+    assert ports_for(out, "ipBlock", "to") == {53}  # caches of DNS on nodes
+    assert ports_for(rules("head", "egress"), "ipBlock", "to") == {53, 443, 6443}
     assert ports_for(rules("demo-migrate", "egress"), "databases", "to") == {5432}
     assert rules("demo-migrate", "ingress") == []
     assert ports_for(rules("demo-test-run", "egress"), "worker", "to") == {8000}
