@@ -40,10 +40,11 @@ from tests.chart.nodes import (
     service,
 )
 from tests.chart.options import OPTIONS
-from tests.chart.rehearsal import unfinished
+from tests.chart.rehearsal import dead, unfinished
 from tests.chart.test_policy import allowed
 
-REQUESTS, RATE = 11_000, 60
+REQUESTS, RATE = 12_000, 60
+TOLD = "error_in_200"  # a stream whose last event is an error
 VALUES: dict[str, Any] = {
     **OPTIONS["tenancy"],
     "gcsFaultTolerance": {"enabled": True, "redisAddress": "rediss://redis:6379"},
@@ -172,6 +173,8 @@ async def test_nothing_is_lost_but_what_the_killed_were_doing(
         assert_open(cluster)
         processes = await kill_replica(client, cluster, load, processes)
         await load.warm()
+        processes = await kill_engine(client, cluster, load, processes)
+        await load.warm()
         await deploy(client, cluster, queue_seconds="59")
         processes = await settled(client, cluster, processes)
         await load.warm()
@@ -204,6 +207,17 @@ async def kill_replica(
     psutil.Process(victim).kill()
     load.note(victim)
     return await settled(client, cluster, {victim})
+
+
+async def kill_engine(
+    client: httpx.AsyncClient, cluster: Cluster, load: Load, processes: set[int]
+) -> set[int]:
+    """Its replica tells the callers, and ends."""
+    victim = min(processes)
+    dead(cluster.folder / "rehearsal" / str(victim)).touch()
+    left = await settled(client, cluster, {victim})
+    load.note(victim)
+    return left
 
 
 async def kill_head(client: httpx.AsyncClient, cluster: Cluster, processes: set[int]) -> None:
@@ -246,13 +260,14 @@ def judge(found: list[Record], load: Load) -> None:
     assert len(found) == REQUESTS, told
     assert load.lost, told
     assert len(failed) <= len(load.lost) + load.cut, told
+    assert any(each.error == TOLD for each in failed), told
 
 
 async def billed(url: str, load: Load) -> None:
-    """What was lost is in the books as crashed and not as complete; the rest as it was."""
+    """What was lost is in the books as that and not as complete; the rest as it was."""
     await asyncio.sleep(10)  # until others have shipped what the dead left
     with sql.create_engine(url.replace("postgresql:", "postgresql+psycopg:")).connect() as books:
         rows = dict(books.execute(sql.text("select receipt, outcome from usage")).tuples().all())
-    assert {rows.get(id_) for id_ in load.lost} == {"crashed"}
+    assert {rows.get(id_) for id_ in load.lost} == {"crashed", "failed"}
     answered = {outcome for id_, outcome in rows.items() if id_ not in load.lost}
     assert answered <= {"ok", "cancelled", "rejected"}
