@@ -43,7 +43,7 @@ from tests.chart.options import OPTIONS
 from tests.chart.rehearsal import dead, unfinished
 from tests.chart.test_policy import allowed
 
-REQUESTS, RATE = 12_000, 60
+REQUESTS, RATE = 12_000, 50
 TOLD = "error_in_200"  # a stream whose last event is an error
 VALUES: dict[str, Any] = {
     **OPTIONS["tenancy"],
