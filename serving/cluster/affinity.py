@@ -15,18 +15,19 @@ from pathlib import Path
 from ray.serve._private import haproxy
 
 HEADER = "x-session-affinity"
-# What is read of a body before its replica is chosen, and how long it may take to arrive.
+# What is read of a body before its replica is chosen.
 _READ = 65536
-_SECONDS = 60
 _SIZE = "    tune.bufsize {{ config.bufsize }}\n"
 _SIZED = f"    tune.bufsize {{{{ [config.bufsize, {_READ}] | max }}}}\n"
 _SCRIPT = f"    lua-load-per-thread {Path(__file__).with_suffix('.lua')}\n"
 _THREADS = "    nbthread {{ config.nbthread }}\n"
 _SERVERS = "    # Servers in this backend\n"
-# For one backend; between these lines and the servers nothing may come.
+# For one backend; between these lines and the servers nothing may come. A body may take as long to
+# arrive as without them.
 _RULES = f"""\
     {{%- if backend.servers | length > 1 %}}
-    http-request wait-for-body time {_SECONDS}s if METH_POST !{{ req.hdr({HEADER}) -m found }}
+    acl named req.hdr({HEADER}) -m found
+    http-request wait-for-body time {{{{ config.timeout_client_s or 3600 }}}}s if METH_POST !named
     http-request lua.place "{{{{ backend.servers | join(' ', attribute='name') }}}}"
     use-server %[var(txn.replica)] if {{ var(txn.replica) -m found }}
     {{%- endif %}}
