@@ -306,7 +306,8 @@ async def test_one_picture_of_two_accounts_is_two(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b'{"messages": [', b'{"image": ""}', b'{"a": "\\', b"\xff" * 99_999]
+    "body",
+    [b"", b"{", b"[]", b'{"messages": [', b'{"image": ""}', b'{"a": "\\', b"[" * 99_999],
 )
 async def test_what_begins_like_nothing_known_goes_round(proxy: Proxy, body: bytes) -> None:
     asked = [await proxy.client.post(ONE, content=body) for _ in range(9)]
