@@ -267,7 +267,7 @@ async def _replica(port: int, size: int) -> None:
     config = uvicorn.Config(gateway, host=load.HOST, port=port, log_level="error", access_log=False)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.05)
     loop = asyncio.get_running_loop()
 
