@@ -4,9 +4,8 @@ HAProxy, which Ray Serve configures and which has no such rule by itself, asks `
 request's replica: by the session that a client names in `x-session-affinity`, else by the first
 picture, else by how the conversation begins. It is sent there while that has hardly more than 1.25
 times the mean of open requests, else to the next in the same order: a cache is worth a wait, not a
-queue.
-What has none of these goes where the fewest are. When a replica goes or comes, its share of all
-that is known moves and the rest stays. There is no state: all HAProxys decide the same.
+queue. What has none of these goes where the fewest are. When a replica goes or comes, its share of
+all that is known moves and the rest stays. There is no state: all HAProxys decide the same.
 """
 
 from __future__ import annotations
