@@ -15,11 +15,11 @@ from loadtest.planner.variants import variants
 RUNS = {  # by the cost that they would tell
     "step": "one text tenant at a low rate: loadtest run --rate 0.5 --max-tokens 128 --duration 5m",
     "row": "text at a high rate: loadtest sweep --by concurrency over 16,32,64 users",
-    "context": "long prompts, long answers: loadtest run --prompt-tokens 8000 --max-tokens 256",
+    "context": "long prompts and answers: loadtest run --prompt-tokens 6000 --max-tokens 512",
     "cross": "many pictures at a time: loadtest run --image 1120x1120 --concurrency 32",
     "prompt": "short prompts: loadtest run --prompt-tokens 10 --max-tokens 4 --rate 4",
     "prefill": "short answers: loadtest run --prompt-tokens 1500 --max-tokens 4 --rate 2",
-    "attention": "very long prompts: loadtest run --prompt-tokens 32000 --max-tokens 4",
+    "attention": "the longest prompts there are: loadtest run --prompt-tokens 8000 --max-tokens 4",
     "tile": "pictures, short answers: loadtest run --image 1120x1120 --max-tokens 4 --rate 1",
     "cut": "one user with pictures: loadtest run --image 1120x1120 --concurrency 1 --max-tokens 1",
     "request": "one user: loadtest run --concurrency 1 --max-tokens 1 --duration 2m",
