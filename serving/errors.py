@@ -245,10 +245,13 @@ class StoreDown(Overloaded):
 
 
 class EngineDown(Overloaded):
-    """The engine is dead and never saw this request: another replica may serve it."""
+    """The engine is dead and never saw this request: another replica may serve it.
 
-    def __init__(self) -> None:
-        super().__init__("Service temporarily unavailable, please try again.")
+    `loading` is how many seconds the next engine takes until it serves, if that is known.
+    """
+
+    def __init__(self, loading: float = 1.0) -> None:
+        super().__init__("Service temporarily unavailable, please try again.", loading)
 
 
 class TimedOut(ServingError):

@@ -79,8 +79,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # Native streams carry filler, so that the sizes of packets do not tell the sizes of tokens.
     stream_padding: bool = False
-    # Accounts send the prompt `agree` once before they use the model.
-    licence_gate: bool = False
+    # Accounts send the prompt `agree` once before they use the model: all of them (`true`), none,
+    # or those whose ids are here with commas between them.
+    licence_gate: str = Field(
+        default="false", pattern="^(true|false|[0-9a-f]{32}(,[0-9a-f]{32})*)$"
+    )
 
     @property
     def metrics_url(self) -> str:

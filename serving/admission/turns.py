@@ -18,7 +18,7 @@ from serving.admission.fair import LAST, FairQueue, Waiting
 from serving.errors import Overloaded
 
 _BUSY = "Capacity temporarily exceeded, please try again."
-_MEMORY = 0.9  # how much of the measured speed is kept per request
+_MEMORY = 0.99  # how much of what was done, and of the time it took, is kept per request
 _LOWEST = 1000  # priorities beyond are all alike to the engine, which knows 64 bits
 _BAND = 1 << 30
 
@@ -51,8 +51,7 @@ class Turns:
         self._running: Counter[str] = Counter()  # by tenant
         self._queue = FairQueue()
         self._turns: dict[Waiting, asyncio.Future[None]] = {}
-        self._speed = 0.0  # cost per second, lately
-        self._usual = 0.0  # cost of a request, lately
+        self._done = self._took = 0.0  # cost, and in how many seconds, lately
         self._ended = time.monotonic()
 
     @property
@@ -105,11 +104,12 @@ class Turns:
         """The item is done and cost this much."""
         self._queue.correct(item, cost - item.cost)
         now = time.monotonic()
-        # Of all that runs at once, one has ended: the speed of the whole engine.
-        speed = cost / max(now - self._ended, 1e-3)
-        self._speed = _MEMORY * self._speed + (1 - _MEMORY) * speed if self._speed else speed
-        self._usual = _MEMORY * self._usual + (1 - _MEMORY) * cost if self._usual else cost
-        self._queue.credit = self._slots * self._usual  # as much as it runs at once
+        # Of all that runs at once, one has ended: the speed of the whole engine. Many end with one
+        # of its steps, and so with no time between them.
+        self._done = _MEMORY * self._done + cost
+        self._took = _MEMORY * self._took + now - self._ended
+        usual = (1 - _MEMORY) * self._done
+        self._queue.credit = self._slots * usual  # as much as it runs at once
         self._ended = now
         self._leave(item)
 
@@ -190,5 +190,5 @@ class Turns:
 
     def _busy(self) -> Overloaded:
         """Come back when what waits now will have been served."""
-        wait = self._queue.cost / self._speed if self._speed else 1.0
+        wait = self._queue.cost * self._took / self._done if self._done else 1.0
         return Overloaded(_BUSY, min(max(wait, 1.0), 60.0))

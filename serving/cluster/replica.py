@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
-from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from serving.catalog import Catalog, Model
 from serving.cluster import scaling
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from serving.engine.vllm import VllmEngine
 
 APPLICATION = "workers-ai"
-# Above what the engine queues (`max_num_queued_reqs`), so that it is the engine that refuses, in
-# the words of the API. What Serve itself refuses it refuses in plain text.
-_MAX_ONGOING = 4096
+# Beyond all that the proxies of a cluster let in (4096 connections each): what Serve held back
+# would wait where admission, which has the queue, the limits and the words, does not see it.
+_MAX_ONGOING = 1_000_000
 _WATCH = 0.1  # seconds
 
 
@@ -157,7 +157,6 @@ def application(settings: Settings, replica: type[Replica] = Replica) -> serve.A
         **_number(settings, only(models)),
         ray_actor_options=dict(only(models).resources),
         max_ongoing_requests=_MAX_ONGOING,
-        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         # A dead engine is seen within this many seconds. The timeout is that of a busy machine.
         health_check_period_s=2,
         health_check_timeout_s=30,

@@ -91,7 +91,11 @@ class Tenants:
 
     def agreements(self) -> Agreements | None:
         """The licence gate, if there is to be one."""
-        return Agreements(Register(self.tenancy.database)) if self._settings.licence_gate else None
+        gate = self._settings.licence_gate
+        if gate == "false":
+            return None
+        gated = None if gate == "true" else frozenset(gate.split(","))
+        return Agreements(Register(self.tenancy.database), gated)
 
     def worker(
         self,

@@ -16,12 +16,14 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, replace
 
-from serving.core import Delta, Finish, Generation, Image, RawPrompt, Stages, Usage
+from serving.core import Delta, Finish, Generation, Image, RawPrompt, Size, Stages, Usage
 from serving.engine import Spent, unheard
 from serving.errors import EngineDown, EngineFailed, Overloaded, ServingError
 
 IMAGE_TOKENS = 1601
 """Of a picture, whatever its size."""
+LOADING = 30.0
+"""Seconds that a dead one says another takes."""
 _TOKEN = re.compile(r"\s*\S+")
 
 
@@ -86,7 +88,13 @@ class FakeEngine:
 
     async def count(self, generation: Generation) -> int:
         """See `Engine.count`."""
-        return count_tokens(generation)
+        return count_tokens(generation) + IMAGE_TOKENS * len(generation.images)
+
+    @staticmethod
+    def size(generation: Generation) -> Size:
+        """What a request will cost: a tile and a thousand pixels for each picture."""
+        pictures = len(generation.images)
+        return Size(count_tokens(generation), IMAGE_TOKENS * pictures, pictures, 1000 * pictures)
 
     async def check_health(self) -> None:
         """See `Engine.check_health`."""
@@ -95,7 +103,7 @@ class FakeEngine:
 
     def _admit(self, generation: Generation) -> None:
         if self.faults.dead:
-            raise EngineDown
+            raise EngineDown(LOADING)
         if self.faults.overloaded or (self.faults.full and not generation.may_wait):
             raise Overloaded("Capacity temporarily exceeded, please try again.")
         if self.faults.refuse is not None:
@@ -107,7 +115,7 @@ class FakeEngine:
         limit = generation.sampling.max_tokens
         tokens, finish = words[:limit], Finish.STOP if len(words) <= limit else Finish.LENGTH
         image_tokens = IMAGE_TOKENS * len(generation.images)
-        usage = Usage(count_tokens(generation), image_tokens=image_tokens)
+        usage = Usage(count_tokens(generation) + image_tokens, image_tokens=image_tokens)
         self.usage[generation.id] = usage
         whole = []
         began = first = time.monotonic()
@@ -154,7 +162,7 @@ def _cut(text: str, stops: tuple[str, ...]) -> tuple[str, str | None]:
 
 
 def count_tokens(generation: Generation) -> int:
-    """The fake's prompt tokens: one per word and per picture."""
+    """The tokens of a prompt's text: one per word, and one for the place of each picture."""
     return sum(
         1 if isinstance(piece, Image) else len(piece.split()) for piece in _pieces(generation)
     )

@@ -43,11 +43,6 @@ def size(image: Image) -> tuple[int, int]:
         return 0, 0
 
 
-def tiles(width: int, height: int, side: int, most: int = 4) -> int:
-    """About how many tiles the model will see: as many as the picture covers, of at most `most`."""
-    return min(most, max(1, -(-width // side)) * max(1, -(-height // side)))
-
-
 def _decode(data: bytes) -> Pillow.Image:
     with Pillow.open(BytesIO(data), formats=FORMATS) as picture:
         width, height = picture.size

@@ -30,8 +30,10 @@ class Register(Protocol):
 class Agreements:
     """Asks the register once for each account; nobody can withdraw."""
 
-    def __init__(self, register: Register) -> None:
+    def __init__(self, register: Register, gated: frozenset[str] | None = None) -> None:
+        """`gated` are the accounts it is for, unless all."""
         self._register = register
+        self._gated = gated
         self._known: set[tuple[str, str]] = set()
 
     async def check(self, caller: Caller, model: Model, generation: Generation) -> None:
@@ -43,7 +45,7 @@ class Agreements:
             StoreDown: nobody can tell now.
         """
         pair = (caller.account, model.id)
-        if pair in self._known:
+        if pair in self._known or (self._gated is not None and caller.account not in self._gated):
             return
         if await asyncio.to_thread(self._register.has, *pair):
             self._known.add(pair)

@@ -1,8 +1,8 @@
 """Who may call. `Authenticator` is what the gateway asks; `Credentials` knows one token.
 
 Answers as the API does: 9106 when nothing usable was sent, 10000 with 401 for a token that nobody
-holds and with 403 for a good one on somebody else's account. The legacy pair of headers is read so
-that its users learn that their key is not known here.
+holds and with 403 for a good one on somebody else's account. In the legacy pair of headers the key
+is a token, and whose mail it comes with is not looked at.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ def bearer(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
 
     Raises:
         Unauthenticated: none, or in no form that is understood.
-        WrongToken: the legacy key, which nobody holds here.
     """
     headers = dict(pairs)
     for name in (b"authorization", b"cf-aig-authorization"):
@@ -77,6 +76,6 @@ def bearer(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
         return found[1]
     if key := headers.get(b"x-api-key"):  # Anthropic's clients
         return key
-    if b"x-auth-key" in headers and b"x-auth-email" in headers:
-        raise WrongToken("Authentication error")
+    if b"x-auth-email" in headers and (key := headers.get(b"x-auth-key")):  # the legacy pair
+        return key
     raise Unauthenticated("Missing X-Auth-Key, X-Auth-Email or Authorization headers")

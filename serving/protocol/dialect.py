@@ -11,7 +11,7 @@ from typing import Protocol
 
 from serving.catalog import Catalog, Model
 from serving.core import Delta, Generation
-from serving.errors import ServingError
+from serving.errors import InvalidInput, ServingError
 
 KEEP_ALIVE = b": keep-alive\n\n"  # a comment of the event stream format; clients skip it
 
@@ -38,8 +38,11 @@ class Ask:
         """The model of the address, or else the one that the body names.
 
         Raises:
+            InvalidInput: neither names one.
             UnknownModel: the catalogue does not hold it.
         """
+        if not (self.model or named):
+            raise InvalidInput("required properties at '/' are 'model'")
         # AI Gateway's unified address takes models of many vendors, by their prefix.
         return self.models.find(self.model or named.removeprefix("workers-ai/"))
 

@@ -164,8 +164,17 @@ def usage(spent: Usage) -> dict[str, Any]:
         "prompt_tokens": spent.prompt_tokens,
         "completion_tokens": spent.completion_tokens,
         "total_tokens": spent.prompt_tokens + spent.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": spent.cached_tokens},
+        "prompt_tokens_details": details(spent),
     }
+
+
+def details(spent: Usage) -> dict[str, int]:
+    """Of the prompt's tokens: those found computed; of pictures, if any, which is our addition."""
+    found = {"cached_tokens": spent.cached_tokens}
+    if spent.image_tokens:
+        found["image_tokens"] = spent.image_tokens
+        found["cached_image_tokens"] = spent.cached_image_tokens
+    return found
 
 
 def _parse_fields(body: Any, ask: Ask, wrap: Callable[[Any], bytes]) -> tuple[Generation, Writer]:
@@ -195,10 +204,15 @@ def _rejects_if_busy(options: Any) -> bool:
 
 
 def _lenient(body: Any) -> Any:
-    """What clients send and the published validator refuses: nulls for absent, `"raw": "true"`."""
+    """What clients send and the published validator refuses: nulls for absent, `"raw": "true"`.
+
+    The required one stays as it is: the validator's words for it tell null from absent.
+    """
     if not isinstance(body, dict):
         return body
     fields = {name: value for name, value in body.items() if value is not None}
+    if "prompt" in body and fields.keys().isdisjoint(("prompt", "messages")):
+        fields["prompt"] = None
     if isinstance(turns := fields.get("messages"), list):
         fields["messages"] = [_without_nulls(turn) for turn in turns]
     for name in ("raw", "stream"):

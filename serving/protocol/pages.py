@@ -102,7 +102,11 @@ def _found(models: Catalog, id_: str) -> Model:
 
 
 def _entry(model: Model) -> dict[str, Any]:
-    properties = {"context_window": str(model.context_window), "terms": model.terms}
+    properties = {
+        "context_window": str(model.context_window),
+        "lora": "true" if model.max_rank else "",
+        "terms": model.terms,
+    }
     return {
         # The published one is not derived from the name; nothing but the name is read by clients.
         "id": str(uuid5(NAMESPACE_URL, model.id)),

@@ -22,16 +22,12 @@ from serving.admission.redis import Shared
 from serving.admission.store import Memory
 from serving.admission.turns import Turns
 from serving.cluster.tenants import Tenants
-from serving.core import Generation, Limits, Size
-from serving.engine.fake import count_tokens
+from serving.core import Limits
+from serving.engine.fake import FakeEngine
 from serving.errors import AccountDisabled, Overloaded, WrongToken
 from serving.settings import Settings
 from serving.tenancy import accounts, tables
 from tests.tenancy.conftest import ACCOUNT, TOKEN, Service, bearer, path, serving
-
-
-def size(generation: Generation) -> Size:
-    return Size(count_tokens(generation), len(generation.images), 1000 * len(generation.images))
 
 
 @pytest.fixture
@@ -44,7 +40,7 @@ def tenants(tmp_path: Path) -> Any:
 @pytest.fixture
 async def service(tenants: Tenants, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     policy = Policy(**{"slots": 4, "queue_tokens": 1000, "patience": 1.0} | _asked(request))
-    gate = Gate(policy, Memory(tenants.used), size, tenants.price)
+    gate = Gate(policy, Memory(tenants.used), FakeEngine.size, tenants.price)
     async with serving(tenants, admission=gate) as made:
         yield made
 
@@ -128,7 +124,7 @@ async def test_a_limit_of_nothing_lets_nothing_through(
     tenants: Tenants, redis: Any, name: str, code: int, shared: bool
 ) -> None:
     store = Shared(redis.url, tenants.used) if shared else Memory(tenants.used)
-    gate = Gate(Policy(4), store, size, tenants.price)
+    gate = Gate(Policy(4), store, FakeEngine.size, tenants.price)
     async with serving(tenants, admission=gate) as service:
         account = service.account()
         _, value = service.token(account)
@@ -143,7 +139,7 @@ async def test_asking_for_more_tokens_than_there_can_be_calls_for_no_more_replic
     tenants: Tenants,
 ) -> None:
     """Before an account has usual answers, a careless `max_tokens` is not work to scale for."""
-    gate = Gate(Policy(4, context=100), Memory(tenants.used), size, tenants.price)
+    gate = Gate(Policy(4, context=100), Memory(tenants.used), FakeEngine.size, tenants.price)
     async with serving(tenants, admission=gate) as service:
         service.engine.faults.first_token_delay = 0.5
         answered = asyncio.create_task(service.run(max_tokens=2**40))
@@ -202,7 +198,7 @@ async def test_a_restart_forgets_no_quota(service: Service) -> None:
     limit(service, tokens_per_day=10)
     assert (await service.run(max_tokens=4)).status_code == 200
     service.tenants._ledger._ship()
-    again = Gate(Policy(4), Memory(service.tenants.used), size, service.tenants.price)
+    again = Gate(Policy(4), Memory(service.tenants.used), FakeEngine.size, service.tenants.price)
     async with serving(service.tenants, admission=again) as restarted:
         assert (await restarted.run(max_tokens=4)).status_code == 200
         assert said(await restarted.run(max_tokens=4)) == (429, 3036)
@@ -397,6 +393,25 @@ async def test_at_the_engine_no_burst_comes_before_what_another_sends_next(
     assert first < second < stood[low][0] < 2**63
 
 
+async def test_those_who_end_together_were_as_fast_as_they_were_together() -> None:
+    """An engine's step ends many at once: no time between them is not speed."""
+    turns = Turns(slots=4, tokens=10**6, pixels=1, patience=9)
+    running = [Waiting("a", 100) for _ in range(4)]
+    for item in running:
+        await turns.take(item)
+    waiting = [asyncio.create_task(turns.take(Waiting("a", 2000))) for _ in range(8)]
+    await asyncio.sleep(0.2)
+    for item in running:
+        turns.give(item, 100)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as caught:
+        await turns.take(Waiting("a", 1), may_wait=False)
+    # 8000 still wait, and 400 took 0.2 s.
+    assert 3 < caught.value.retry_after < 8
+    for task in waiting:
+        task.cancel()
+
+
 async def test_the_queue_is_bounded_in_pixels_too() -> None:
     """Whoever fills most of it with pictures makes room for who sends few."""
     turns = Turns(slots=1, tokens=10**6, pixels=100, patience=9)
@@ -446,7 +461,7 @@ async def test_two_replicas_share_the_limits_of_an_account(
     async with AsyncExitStack() as stack:
         services = []
         for each in both:
-            gate = Gate(Policy(4), Shared(redis.url, each.used), size, each.price)
+            gate = Gate(Policy(4), Shared(redis.url, each.used), FakeEngine.size, each.price)
             services.append(await stack.enter_async_context(serving(each, admission=gate)))
         one = services[0]
         people = [one.account() for _ in range(3)]
@@ -475,7 +490,7 @@ async def test_two_replicas_share_the_limits_of_an_account(
 
 async def test_a_quota_survives_an_emptied_redis(tenants: Tenants, redis: Any) -> None:
     """What was used is in the database: nobody gets the day twice."""
-    gate = Gate(Policy(4), Shared(redis.url, tenants.used), size, tenants.price)
+    gate = Gate(Policy(4), Shared(redis.url, tenants.used), FakeEngine.size, tenants.price)
     async with serving(tenants, admission=gate) as service:
         limit(service, tokens_per_day=10)
         codes = [(await service.run(max_tokens=4)).status_code for _ in range(2)]
@@ -489,7 +504,7 @@ async def test_a_quota_survives_an_emptied_redis(tenants: Tenants, redis: Any) -
 
 @pytest.mark.parametrize("opens", [True, False])
 async def test_without_redis_limits_fail_as_set(tenants: Tenants, redis: Any, opens: bool) -> None:
-    gate = Gate(Policy(4, fails_open=opens), Shared(redis.url), size, tenants.price)
+    gate = Gate(Policy(4, fails_open=opens), Shared(redis.url), FakeEngine.size, tenants.price)
     async with serving(tenants, admission=gate) as service:
         limit(service, requests_per_minute=2)
         assert (await service.run()).status_code == 200

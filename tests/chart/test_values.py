@@ -65,6 +65,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"settings": {"LICENCE_GATE": "true"}},
         "must outlive pods",
     ),
+    "agreements of some accounts that do": (
+        {"settings": {"LICENCE_GATE": "a" * 32}},
+        "must outlive pods",
+    ),
+    "a gate for nobody there can be": ({"settings": {"LICENCE_GATE": "me"}}, "LICENCE_GATE"),
     "one SQLite for all": ({"state": {"claim": "nfs"}}, "state needs tenancy.enabled"),
     "a database behind a closed policy": (
         {"tenancy": {"enabled": True}, "state": {"create": True}},

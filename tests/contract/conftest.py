@@ -12,25 +12,20 @@ import pytest
 import uvicorn
 
 from serving.engine.fake import FakeEngine, Faults
-from tests.gateway.conftest import ACCOUNT, Service
+from tests.contract.clients import Asked, Place
+from tests.contract.requests import SAY, SEE
+from tests.gateway.conftest import ACCOUNT, TOKEN, Service
+
+ASKED = Asked(say=SAY, see=SEE, call=SAY, json=SAY)
+"""Of the fake engine, which is told what to answer."""
 
 
 class Running(Service):
-    """A service that listens, with the addresses its clients are given."""
+    """A service that listens, with what its clients are told."""
 
     @property
-    def host(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def api(self) -> str:
-        """Where Cloudflare's own clients start from."""
-        return f"{self.host}/client/v4"
-
-    @property
-    def openai(self) -> str:
-        """Where OpenAI's clients start from."""
-        return f"{self.api}/accounts/{ACCOUNT}/ai/v1"
+    def place(self) -> Place:
+        return Place(f"http://127.0.0.1:{self.port}", ACCOUNT, TOKEN)
 
 
 @pytest.fixture(scope="session")

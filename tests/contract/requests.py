@@ -17,10 +17,14 @@ PNG = _picture()
 URI = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 PARAMETERS: dict[str, Any] = {
     "type": "object",
-    "properties": {"city": {"type": "string", "description": "A city"}},
+    "properties": {"city": {"type": "string", "description": "The city"}},
     "required": ["city"],
 }
-FUNCTION = {"name": "get_weather", "description": "Weather in a city", "parameters": PARAMETERS}
+FUNCTION: dict[str, Any] = {
+    "name": "get_weather",
+    "description": "Get the current weather in a city",
+    "parameters": PARAMETERS,
+}
 TOOL: Any = {"type": "function", "function": FUNCTION}
 CALL = '{"name": "get_weather", "parameters": {"city": "Paris"}}'
 LONG_CALL = '{"name": "get_weather", "parameters": {"city": "New York"}}'

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from serving.core import Image, Message, ToolCall
 from tests.contract.conftest import Running
 from tests.contract.requests import CALL, LONG_CALL, PARAMETERS, PNG, SAY, TWO_CALLS
-from tests.gateway.conftest import ACCOUNT, MODEL, TOKEN
+from tests.gateway.conftest import MODEL, TOKEN
 
 TOOL: Any = {"name": "get_weather", "description": "Weather", "input_schema": PARAMETERS}
 
@@ -18,9 +18,8 @@ TOOL: Any = {"name": "get_weather", "description": "Weather", "input_schema": PA
 @pytest.fixture(params=["api_key", "auth_token"])
 def client(service: Running, request: pytest.FixtureRequest) -> anthropic.Anthropic:
     """It appends `/v1/messages` to its base URL, and has two headers for a key."""
-    base = f"{service.api}/accounts/{ACCOUNT}/ai"
     key: dict[str, Any] = {"api_key": None, "auth_token": None, request.param: TOKEN}
-    return anthropic.Anthropic(base_url=base, max_retries=0, **key)
+    return anthropic.Anthropic(base_url=service.place.ai, max_retries=0, **key)
 
 
 def ask(client: anthropic.Anthropic, **fields: Any) -> Any:

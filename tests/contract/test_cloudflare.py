@@ -7,14 +7,15 @@ import cloudflare
 import pytest
 
 from serving.core import Image, Message
-from tests.contract.conftest import Running
+from tests.contract.clients import Cloudflare
+from tests.contract.conftest import ASKED, Running
 from tests.contract.requests import AFTER_CALL, CALL, FUNCTION, PNG, SAY, SEE, TOOL, URI
-from tests.gateway.conftest import ACCOUNT, MODEL, TOKEN
+from tests.gateway.conftest import ACCOUNT, MODEL
 
 
 @pytest.fixture
 def client(service: Running) -> cloudflare.Cloudflare:
-    return cloudflare.Cloudflare(base_url=service.api, api_token=TOKEN, max_retries=0)
+    return Cloudflare(service.place, ASKED).client
 
 
 def run(client: cloudflare.Cloudflare, model: str = MODEL, **fields: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.engine.fake import IMAGE_TOKENS
 from tests.contract.conftest import Running
 from tests.contract.requests import CALL, FUNCTION, PNG, SAY
 from tests.gateway.conftest import ACCOUNT, MODEL, TOKEN
@@ -18,7 +19,7 @@ RUN = f"accounts/{ACCOUNT}/ai/run/{MODEL}"
 
 def curl(service: Running, path: str, *options: str) -> str:
     """What curl prints with the token sent along."""
-    command = ["curl", "-sS", f"{service.api}/{path}", *options]
+    command = ["curl", "-sS", f"{service.place.api}/{path}", *options]
     command += ["-H", f"Authorization: Bearer {TOKEN}"]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
 
@@ -60,7 +61,7 @@ def test_a_picture_from_a_file(service: Running, tmp_path: Path) -> None:
     file = tmp_path / "body.json"
     file.write_text(json.dumps({"prompt": "What colour?", "image": list(PNG)}))
     found = json.loads(curl(service, RUN, "-X", "POST", "--data-binary", f"@{file}"))
-    assert found["result"]["usage"]["prompt_tokens"] == 3
+    assert found["result"]["usage"]["prompt_tokens"] == 3 + IMAGE_TOKENS
 
 
 def test_tools_and_json(service: Running) -> None:

@@ -1,8 +1,8 @@
 """Frameworks with a Workers AI client of their own, unmodified, with another base URL."""
 
 import json
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -11,13 +11,18 @@ from langchain_cloudflare import ChatCloudflareWorkersAI
 from langchain_core.messages import HumanMessage, SystemMessage
 from pydantic import BaseModel
 from pydantic_ai import Agent, BinaryContent, ModelHTTPError
-from pydantic_ai.models.openai import OpenAIChatModel
-from pydantic_ai_cloudflare import CloudflareProvider
 
 from serving.core import Image, Message
-from tests.contract.conftest import Running
+from serving.engine.fake import IMAGE_TOKENS
+from tests.contract.conftest import ASKED, Running
+from tests.contract.frameworks import (
+    LangChain,
+    LangChainOnOpenAI,
+    LiteLLM,
+    Llm,
+    pydantic_ai,
+)
 from tests.contract.requests import CALL, PNG, SAY, SEE, TOOL
-from tests.gateway.conftest import ACCOUNT, MODEL, TOKEN
 
 SEEN = Message("user", ("What colour?", Image(PNG)))
 SAYING = [SystemMessage("Be brief."), HumanMessage("Say hello.")]
@@ -29,16 +34,9 @@ class Echo(BaseModel):
     echo: str
 
 
-@pytest.fixture(params=["workers_ai", "openai_compatible"])
+@pytest.fixture(params=[LangChain, LangChainOnOpenAI])
 def chat(service: Running, request: pytest.FixtureRequest) -> ChatCloudflareWorkersAI:
-    return ChatCloudflareWorkersAI(
-        account_id=ACCOUNT,
-        api_token=TOKEN,
-        model=MODEL,
-        base_url=service.api,
-        endpoint_format=request.param,
-        max_retries=0,
-    )
+    return request.param(service.place, ASKED).chat
 
 
 def test_langchain_answers_and_streams(chat: ChatCloudflareWorkersAI) -> None:
@@ -83,20 +81,9 @@ def test_langchain_raises_what_went_wrong(chat: ChatCloudflareWorkersAI) -> None
 
 @pytest.fixture(params=["default", None])
 async def agent(service: Running, request: pytest.FixtureRequest) -> AsyncIterator[Agent[None]]:
-    """Behind AI Gateway and without: the package's hosts are constants, its base URL a property."""
-
-    class Provider(CloudflareProvider):
-        @property
-        def base_url(self) -> str:
-            if request.param:
-                return f"{service.host}/v1/{ACCOUNT}/{request.param}/workers-ai/v1"
-            return service.openai
-
-    async with httpx.AsyncClient() as http:
-        provider = Provider(
-            account_id=ACCOUNT, api_key=TOKEN, gateway_id=request.param, http_client=http
-        )
-        yield Agent(OpenAIChatModel(MODEL, provider=provider))
+    """Behind AI Gateway and without."""
+    async with pydantic_ai(service.place, request.param) as model:
+        yield Agent(model)
 
 
 async def test_pydantic_ai_answers_and_streams(agent: Agent[None]) -> None:
@@ -137,40 +124,19 @@ async def test_pydantic_ai_raises_what_went_wrong(agent: Agent[None]) -> None:
     assert "5006" in str(caught.value)
 
 
-@pytest.fixture(scope="module")
-def litellm() -> Iterator[Any]:
-    """It fetches a price list when it is imported, unless told not to."""
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    import litellm
-
-    litellm.telemetry = False
-    yield litellm
-    del os.environ["LITELLM_LOCAL_MODEL_COST_MAP"]
-
-
-def test_litellm(service: Running, litellm: Any) -> None:
-    def ask(**fields: Any) -> Any:
-        return litellm.completion(
-            **{
-                "model": f"cloudflare/{MODEL}",
-                "messages": SAY,
-                "num_retries": 0,
-                "api_key": TOKEN,
-                **fields,
-            },
-            api_base=service.openai,
-        )
-
+def test_litellm(service: Running) -> None:
+    client = LiteLLM(service.place, ASKED)
+    ask, litellm = partial(client.ask, messages=SAY), client.litellm
     found = ask(max_tokens=32)
     assert (found.choices[0].message.content, found.usage.total_tokens) == ("Say hello.", 4)
     assert "".join(c.choices[0].delta.content or "" for c in ask(stream=True)) == "Say hello."
-    assert ask(messages=SEE).usage.prompt_tokens == 3
+    assert ask(messages=SEE).usage.prompt_tokens == 3 + IMAGE_TOKENS
     wanted = ask(response_format={"type": "json_object"})
     assert json.loads(wanted.choices[0].message.content) == {"echo": "Say hello."}
     with pytest.raises(litellm.BadRequestError, match="No such model"):
-        ask(model="cloudflare/@cf/x")
+        client.elsewhere(model="@cf/x").text()
     with pytest.raises(litellm.AuthenticationError):
-        ask(api_key="wrong")
+        client.elsewhere(token="wrong").text()
     service.engine.answer = CALL
     for streamed in (False, True):
         answered = ask(tools=[TOOL], stream=streamed)
@@ -181,15 +147,10 @@ def test_litellm(service: Running, litellm: Any) -> None:
         assert json.loads(call.function.arguments) == {"city": "Paris"}
 
 
-def test_llm_cloudflare(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It always streams: its other way is broken, whoever answers."""
-    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", ACCOUNT)
-    from llm_cloudflare import WorkersAI
-
-    model: Any = WorkersAI(MODEL)
-    model.api_base_url, model.key = service.openai, TOKEN
-    assert list(model.prompt("Say hello.", system="Be brief.")) == ["Say", " hello.", ""]
-    assert model.prompt("Say hello.").text() == "Say hello."
-    model.key = "wrong"
+def test_llm_cloudflare(service: Running) -> None:
+    client = Llm(service.place, ASKED)
+    told = client.model.prompt("Say hello.", system="Be brief.")
+    assert list(told) == ["Say", " hello.", ""]
+    assert client.text() == "Say hello."
     with pytest.raises(Exception, match="401"):
-        model.prompt("Say hello.").text()
+        client.elsewhere(token="wrong").text()

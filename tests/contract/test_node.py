@@ -1,127 +1,94 @@
-"""The JavaScript clients, unmodified: what `node/clients.mjs` saw."""
+"""The JavaScript clients with the fake engine: what `node/clients.mjs` saw."""
 
-import json
-import os
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.contract.conftest import Running
-from tests.contract.requests import CALL, SAY, SEE, TOOL
+from tests.contract.conftest import ASKED, Running
+from tests.contract.javascript import INSTALLED, run
+from tests.contract.requests import CALL, TOOL
 from tests.gateway.conftest import ACCOUNT, MODEL, TOKEN
 
-FOLDER = Path(__file__).parent / "node"
 SCHEMA = {"type": "object", "properties": {"echo": {"type": "string"}}, "required": ["echo"]}
-PARIS = {"name": "get_weather", "arguments": {"city": "Paris"}}
-PARIS_AS_TEXT = {"name": "get_weather", "arguments": '{"city":"Paris"}'}
-
-# Also for tests elsewhere that need these clients.
-INSTALLED = [
-    pytest.mark.skipif(shutil.which("node") is None, reason="there is no node"),
-    pytest.mark.skipif(
-        not (FOLDER / "node_modules").is_dir(),
-        reason="the packages are not installed: `make test` does it where there is npm",
-    ),
-]
-
+ASK = {**vars(ASKED), "tool": TOOL, "schema": SCHEMA, "settings": {}}
+ECHO, PARIS = {"echo": "Say hello."}, {"name": "get_weather", "arguments": {"city": "Paris"}}
+SEEN = {"text": "What colour?", "tokens": 3}  # of the picture too
 
 pytestmark = INSTALLED
 
 
-def seen(service: Running, client: str, scenario: str) -> Any:
-    """What a client saw in a scenario."""
-    return run(client, scenario, HOST=service.host, ACCOUNT=ACCOUNT, TOKEN=TOKEN)
-
-
-def run(client: str, scenario: str, **variables: str) -> Any:
-    """What a client saw of the service that the `variables` describe."""
-    ask = {"say": SAY, "see": SEE, "tool": TOOL, "schema": SCHEMA}
-    environment = {
-        "PATH": os.environ["PATH"],
-        "MODEL": MODEL,
-        "ASK": json.dumps(ask),
-        "AI_SDK_LOG_WARNINGS": "false",
-        **variables,
-    }
-    done = subprocess.run(
-        ["node", "clients.mjs", client, scenario],
-        cwd=FOLDER,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def seen(service: Running, package: str, *abilities: str, **changes: str) -> dict[str, Any]:
+    """What a client saw, or `failed` to."""
+    place = {"HOST": service.place.host, "ACCOUNT": ACCOUNT, "TOKEN": TOKEN, "MODEL": MODEL}
+    return run(package, abilities, ASK, **{**place, **changes})
 
 
 def test_openai(service: Running) -> None:
-    found = seen(service, "openai", "plain")
-    error = found.pop("error")
+    asked = ("text", "stream", "helper", "response", "picture", "json", "parsed", "models", "hot")
+    found = seen(service, "openai", *asked)
+    error = found.pop("hot")["failed"]
     assert found == {
         "text": "Say hello.",
-        "streamed": "Say hello.",
+        "stream": ["Say", " hello.", ""],
         "helper": "Say hello.",
         "response": "Say hello.",
-        "picture": 3,
-        "json": {"echo": "Say hello."},
-        "parsed": {"echo": "Say hello."},
+        "picture": SEEN,
+        "json": ECHO,
+        "parsed": ECHO,
         "models": [MODEL],
-        "denied": "AuthenticationError",
     }
     assert (error["name"], error["status"]) == ("BadRequestError", 400)
     assert "$.temperature" in error["message"]
+    denied = seen(service, "openai", "models", TOKEN="wrong")["models"]["failed"]
+    assert (denied["name"], denied["status"]) == ("AuthenticationError", 401)
 
 
 def test_openai_tools(service: Running) -> None:
     service.engine.answer = CALL
-    found = seen(service, "openai", "tools")
-    assert found["whole"] == [PARIS_AS_TEXT]
-    assert found["streamed"][0].items() >= PARIS_AS_TEXT.items()
+    found = seen(service, "openai", "calls", "streamed_calls")
+    assert found == {"calls": [PARIS], "streamed_calls": [PARIS]}
 
 
 def test_cloudflare(service: Running) -> None:
-    found = seen(service, "cloudflare", "plain")
-    assert (found["text"], found["picture"], found["models"]) == ("Say hello.", 3, [MODEL])
-    assert found["json"] == {"echo": "Say hello."}
-    assert 'data: {"response":"Say"}\n\n' in found["streamed"]
-    assert found["streamed"].endswith("data: [DONE]\n\n")
-    assert found["status"] == "active"
-    assert (found["error"]["name"], found["error"]["status"]) == ("BadRequestError", 400)
+    asked = ("text", "stream", "picture", "json", "models", "token")
+    assert seen(service, "cloudflare", *asked) == {
+        "text": "Say hello.",
+        "stream": ["Say", " hello.", ""],
+        "picture": SEEN,
+        "json": ECHO,
+        "models": [MODEL],
+        "token": "active",
+    }
+    unknown = seen(service, "cloudflare", "text", MODEL="@cf/nobody/none")["text"]["failed"]
+    assert (unknown["name"], unknown["status"]) == ("BadRequestError", 400)
+    assert "5007" in unknown["message"]
 
 
 def test_cloudflare_tools(service: Running) -> None:
     service.engine.answer = CALL
-    found = seen(service, "cloudflare", "tools")
-    assert found["whole"] == [PARIS]
-    frame = json.dumps({"response": "", "tool_calls": [PARIS]}, separators=(",", ":"))
-    assert f"data: {frame}\n\n" in found["streamed"]
+    found = seen(service, "cloudflare", "calls", "streamed_calls")
+    assert found == {"calls": [PARIS], "streamed_calls": [PARIS]}
 
 
 def test_vercels_sdk(service: Running) -> None:
-    found = seen(service, "vercel", "plain")
-    error = found.pop("error")
-    assert found == {
+    assert seen(service, "vercel", "text", "stream", "ending", "picture", "json") == {
         "text": "Say hello.",
-        "streamed": "Say hello.",
-        "finish": "stop",
-        "usage": 2,
-        "picture": 3,
-        "object": {"echo": "Say hello."},
+        "stream": ["Say", " hello."],
+        "ending": {"reason": "stop", "tokens": 2},
+        "picture": SEEN,
+        "json": ECHO,
     }
-    assert error["status"] == 400
+    failed = seen(service, "vercel", "text", "stream", MODEL="@cf/nobody/none")
+    assert [each["failed"]["status"] for each in failed.values()] == [400, 400]
 
 
 def test_vercels_sdk_tools(service: Running) -> None:
     service.engine.answer = CALL
-    assert seen(service, "vercel", "tools") == {"whole": [PARIS], "streamed": [PARIS]}
+    found = seen(service, "vercel", "calls", "streamed_calls")
+    assert found == {"calls": [PARIS], "streamed_calls": [PARIS]}
 
 
 def test_langchain(service: Running) -> None:
-    found = seen(service, "langchain", "plain")
-    error = found.pop("error")
-    assert found == dict.fromkeys(("text", "turns", "streamed"), "Say hello.")
-    assert "400" in error["message"]
+    found = seen(service, "langchain", "text", "turns", "stream")
+    assert (found["text"], found["turns"]) == ("Say hello.", "Say hello.")
+    assert "".join(found["stream"]) == "Say hello."
+    failed = seen(service, "langchain", "text", "stream", MODEL="@cf/nobody/none")
+    assert [each["failed"]["status"] for each in failed.values()] == [400, 400]

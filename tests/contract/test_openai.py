@@ -8,7 +8,9 @@ import pytest
 from pydantic import BaseModel
 
 from serving.core import Image, Message, RawPrompt, Tool, ToolCall
-from tests.contract.conftest import Running
+from serving.engine.fake import IMAGE_TOKENS
+from tests.contract.clients import OpenAI
+from tests.contract.conftest import ASKED, Running
 from tests.contract.requests import (
     AFTER_CALL,
     CALL,
@@ -22,12 +24,12 @@ from tests.contract.requests import (
     TWO_CALLS,
     URI,
 )
-from tests.gateway.conftest import MODEL, TOKEN
+from tests.gateway.conftest import MODEL
 
 
 @pytest.fixture
 def client(service: Running) -> openai.OpenAI:
-    return openai.OpenAI(base_url=service.openai, api_key=TOKEN, max_retries=0)
+    return OpenAI(service.place, ASKED).client
 
 
 def test_a_chat_completion(client: openai.OpenAI) -> None:
@@ -182,7 +184,7 @@ def test_a_conversation_that_used_a_tool(service: Running, client: openai.OpenAI
 def test_a_picture(service: Running, client: openai.OpenAI) -> None:
     found = client.chat.completions.create(model=MODEL, messages=SEE)
     assert found.usage is not None
-    assert found.usage.prompt_tokens == 3
+    assert found.usage.prompt_tokens == 3 + IMAGE_TOKENS
     seen = Message("user", ("What colour?", Image(PNG)))
     assert service.engine.generations[0].prompt == (seen,)
 

@@ -27,7 +27,7 @@ CHECKS = [
 
 
 def test_the_document_needs_no_token(service: Running) -> None:
-    response = httpx.get(f"{service.host}/openapi.json")
+    response = httpx.get(f"{service.place.host}/openapi.json")
     assert response.json() == DOCUMENT
 
 
@@ -82,7 +82,7 @@ def held(case: Any, service: Running) -> None:
     if isinstance(case.body, dict) and "model" in case.body:
         case.body["model"] = MODEL
     case.headers = {**(case.headers or {}), "authorization": f"Bearer {TOKEN}"}
-    response = case.call(base_url=service.host)
+    response = case.call(base_url=service.place.host)
     case.validate_response(response, checks=CHECKS)
 
 

@@ -2,24 +2,26 @@
 
 import base64
 import json
+import re
+import select
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-import anthropic
-import cloudflare
 import httpx
-import openai
 import psutil
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.e2e.stack import ACCOUNT, MODEL, TOKEN, Stack, path, stack
+from serving.catalog import Catalog
+from tests.e2e.stack import MODEL, TOKEN, Stack, path, stack
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -32,10 +34,13 @@ ENDLESS = {
 }
 
 
+AT_ONCE = next(iter(Catalog.read().models.values())).slots
+
+
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    """One stack for the module; its last test stops it."""
-    with stack(tmp_path_factory.mktemp("stack")) as made:
+    """One stack for the module, with a short queue; its last test stops it."""
+    with stack(tmp_path_factory.mktemp("stack"), QUEUE_TOKENS="10000") as made:
         print(f"\nstarted in {made.seconds:.0f} s")  # noqa: T201 - shown with -s
         yield made
 
@@ -141,62 +146,6 @@ def test_encoded_model_ids(up, model):
         assert client.post(path(model), json={"prompt": "Hi", "max_tokens": 2}).status_code == 200
 
 
-WEATHER = {
-    "type": "object",
-    "properties": {"city": {"enum": ["Paris", "Rome"]}},
-    "required": ["city"],
-    "additionalProperties": False,
-}
-
-
-def test_openais_client(up):
-    """Text, a picture, a stream, a call and a response, from the real model."""
-    client = openai.OpenAI(base_url=f"{up.url}/client/v4/accounts/{ACCOUNT}/ai/v1", api_key=TOKEN)
-    ask = partial(client.chat.completions.create, model=MODEL, temperature=0, max_tokens=60)
-    turns = looking_at("red")["messages"]
-    whole = ask(messages=turns)
-    chunks = list(ask(messages=turns, stream=True))
-    text = "".join(chunk.choices[0].delta.content for chunk in chunks)
-    assert text == whole.choices[0].message.content
-    assert chunks[-1].usage == whole.usage
-    function = {"name": "weather", "description": "Of a city", "parameters": WEATHER}
-    called = ask(
-        messages=[{"role": "user", "content": "Weather?"}],
-        tools=[{"type": "function", "function": function}],
-        tool_choice="required",
-    )
-    (call,) = called.choices[0].message.tool_calls
-    assert call.function.name == "weather"
-    assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
-    response = client.responses.create(model=MODEL, input="Hello", max_output_tokens=8)
-    assert response.output_text
-    assert [model.id for model in client.models.list()] == [MODEL]
-
-
-def test_anthropics_client(up):
-    """A stream from the real model adds up, and a stop sequence is named."""
-    base = f"{up.url}/client/v4/accounts/{ACCOUNT}/ai"
-    client = anthropic.Anthropic(base_url=base, api_key=TOKEN)
-    asked = {"model": MODEL, "max_tokens": 30, "messages": [{"role": "user", "content": "Hello"}]}
-    cold = {**asked, "extra_body": {"temperature": 0}}
-    whole = client.messages.create(**cold)
-    with client.messages.stream(**cold) as stream:
-        assert "".join(stream.text_stream) == whole.content[0].text
-    counted = client.messages.count_tokens(model=MODEL, messages=asked["messages"])
-    assert counted.input_tokens == whole.usage.input_tokens
-    word = whole.content[0].text.split()[-1]
-    stopped = client.messages.create(**cold, stop_sequences=[word])
-    assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", word)
-
-
-def test_cloudflares_client(up):
-    """The catalogue and the model, through every server in between."""
-    client = cloudflare.Cloudflare(base_url=f"{up.url}/client/v4", api_token=TOKEN)
-    (model,) = client.ai.models.list(account_id=ACCOUNT)
-    answer = client.ai.run(model["name"], account_id=ACCOUNT, prompt="Hello", max_tokens=8)
-    assert answer["response"]
-
-
 def test_queued_requests(up):
     """Run by the worker beside the gateway, on the event loop of the engine."""
     queue = {"queueRequest": "true"}
@@ -263,6 +212,26 @@ def test_many_at_once(up):
         assert {reply.status_code for reply in pool.map(up.run, bodies)} == {200}
 
 
+def test_more_than_may_wait_is_told_when_to_come_back(up):
+    """By admission, in the words of the API: nothing before it refuses or holds back."""
+    with ExitStack() as held:
+        clients = [held.enter_context(endless(up)) for _ in range(600)]
+        deadline = time.monotonic() + 30
+        refused: list[socket.socket] = []
+        while up.total("serving_queue_requests") != len(clients) - len(refused) - AT_ONCE:
+            assert time.monotonic() < deadline, "some neither wait nor run nor are refused"
+            time.sleep(0.5)
+            refused, _, _ = select.select(clients, (), (), 0)
+        answers = [client.recv(10_000).decode() for client in refused]
+    assert len(answers) > 100
+    for answer in answers:
+        head, _, body = answer.partition("\r\n\r\n")
+        assert head.startswith("HTTP/1.1 429 ")
+        assert 1 < int(re.search(r"retry-after: (\d+)", head)[1]) <= 60
+        assert json.loads(body)["errors"][0]["code"] == 3040
+    until_idle(up)
+
+
 def test_metrics_of_the_gateway_and_of_vllm_agree(up):
     names = ("serving_completion_tokens_total", "vllm:generation_tokens_total")
     before = [up.total(name) for name in names]
@@ -278,15 +247,26 @@ def test_metrics_of_the_gateway_and_of_vllm_agree(up):
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
 def test_a_client_that_leaves_stops_the_engine(up, stream):
     """The engine falls idle in the middle of a long answer."""
+    with endless(up, stream=stream):
+        time.sleep(1)
+        assert computing(up) > 0.1
+    until_idle(up)
+
+
+@contextmanager
+def endless(up: Stack, **fields: Any) -> Iterator[socket.socket]:
+    """A connection that has asked for an answer of thousands of tokens."""
     with socket.create_connection(("127.0.0.1", up.port)) as client:
-        data = json.dumps({**ENDLESS, "stream": stream}).encode()
+        data = json.dumps({**ENDLESS, **fields}).encode()
         head = (
             f"POST {path()} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"
             f"content-length: {len(data)}\r\n\r\n"
         )
         client.sendall(head.encode() + data)
-        time.sleep(1)
-        assert computing(up) > 0.1
+        yield client
+
+
+def until_idle(up: Stack) -> None:
     deadline = time.monotonic() + 10
     while computing(up) > 0.03:
         assert time.monotonic() < deadline, "the engine goes on for nobody"

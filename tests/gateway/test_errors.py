@@ -71,6 +71,23 @@ async def test_an_unknown_model(service: Service, model: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("completions", {"prompt": "hi"}),
+        ("responses", {"input": "hi"}),
+        ("messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}),
+    ],
+)
+async def test_a_body_that_names_no_model(service: Service, route: str, body: Any) -> None:
+    response = await service.post(body, f"/client/v4/accounts/{ACCOUNT}/ai/v1/{route}")
+    assert response.status_code == 400
+    (error,) = response.json()["errors"]
+    assert error["code"] == 5006
+    assert "required properties at '/' are 'model'" in error["message"]
+
+
+@pytest.mark.parametrize(
     ("path", "status", "code", "text"),
     [
         ("/", 400, 7000, "No route for that URI"),
@@ -120,6 +137,14 @@ async def test_credentials_that_open_nothing(
     assert found[:2] == (status, code)
     assert found[2].startswith(text)
     assert service.engine.started == []
+
+
+async def test_the_legacy_headers_may_hold_a_token(service: Service) -> None:
+    """For who has set a client up with a key and an address of mail."""
+    async with service.client() as client:
+        del client.headers["authorization"]
+        headers = {"x-auth-key": TOKEN, "x-auth-email": "me@example.com"}
+        assert (await client.post(PATH, json=HI, headers=headers)).status_code == 200
 
 
 async def test_the_token_does_not_open_another_account(service: Service) -> None:

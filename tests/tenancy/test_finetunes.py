@@ -18,7 +18,8 @@ from serving.cluster.finetunes import Finetunes
 from serving.cluster.tenants import Tenants
 from serving.settings import Settings
 from serving.tenancy import finetunes
-from tests.contract import test_node
+from tests.contract import javascript
+from tests.contract.test_node import ASK
 from tests.tenancy.adapters import PREFIX, arrays, config, file
 from tests.tenancy.conftest import ACCOUNT, MODEL, TOKEN, Service, serving
 from tests.tenancy.test_metering import stored
@@ -134,20 +135,23 @@ async def test_the_other_dialects_take_adapters_too(
 
 @on_sqlite
 async def test_cloudflares_client_for_node_makes_and_uses_an_adapter(service: Service) -> None:
-    for mark in test_node.INSTALLED:
+    for mark in javascript.INSTALLED:
         if mark.args[0]:
             pytest.skip(mark.kwargs["reason"])
     files = {"adapter_config.json": config(), "adapter_model.safetensors": WEIGHTS}
     encoded = {name: base64.b64encode(data).decode() for name, data in files.items()}
-    seen = await asyncio.to_thread(
-        test_node.run,
+    found = await asyncio.to_thread(
+        javascript.run,
         "cloudflare",
-        "finetunes",
+        ("finetunes",),
+        ASK,
+        MODEL=MODEL,
         HOST=f"http://127.0.0.1:{service.port}",
         ACCOUNT=ACCOUNT,
         TOKEN=TOKEN,
         FILES=json.dumps(encoded),
     )
+    seen = found["finetunes"]
     made = seen["made"]
     assert (made["name"], made["model"], made["description"]) == ("labels", MODEL, "d")
     assert [each["id"] for each in seen["listed"]] == [made["id"]]
@@ -220,6 +224,18 @@ async def test_a_model_without_adapters_refuses_them(tenants: Tenants, settings:
         with pytest.raises(APIStatusError) as error:
             await make(made)
         assert code(error) == (405, 5005)
+
+
+@on_sqlite
+@pytest.mark.parametrize("taken", [True, False])
+async def test_the_catalogue_says_whether_a_model_takes_adapters(
+    tenants: Tenants, taken: bool
+) -> None:
+    async with serving(tenants, model=model(enable_lora=taken)) as made, made.client() as http:
+        url = f"/client/v4/accounts/{ACCOUNT}/ai/models/search"
+        (entry,) = (await http.get(url)).json()["result"]
+    said = {each["property_id"]: each["value"] for each in entry["properties"]}
+    assert said.get("lora") == ("true" if taken else None)
 
 
 @on_sqlite

@@ -32,7 +32,7 @@
 {{- if and (or $v.state.claim $v.state.create) (not $v.tenancy.enabled) -}}
 {{ fail "state needs tenancy.enabled: without PostgreSQL each replica keeps an SQLite file there, which must not be shared" }}
 {{- end -}}
-{{- if and (eq (toString (get $v.settings "LICENCE_GATE")) "true") (not (or $v.state.claim $v.state.create)) -}}
+{{- if and (not (has (toString (get $v.settings "LICENCE_GATE")) (list "" "false"))) (not (or $v.state.claim $v.state.create)) -}}
 {{ fail "settings.LICENCE_GATE needs state.claim or state.create: agreements must outlive pods" }}
 {{- end -}}
 {{- if and $v.secrets.externalSecrets.enabled (not (and $v.secrets.externalSecrets.store $v.secrets.externalSecrets.serviceEntry $v.secrets.externalSecrets.rayEntry)) -}}
