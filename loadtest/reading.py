@@ -16,6 +16,7 @@ from loadtest.core import Failure
 
 class _Details(msgspec.Struct):
     cached_tokens: int | None = 0
+    image_tokens: int | None = 0
 
 
 class _Usage(msgspec.Struct):
@@ -173,10 +174,11 @@ class Reading:
         self.pieces.append(piece)
 
     def _usage(self, usage: _Usage) -> None:
-        self.prompt_tokens = usage.prompt_tokens
+        details = usage.prompt_tokens_details or _Details()
+        # Of the text: what pictures are for the engine is counted in pictures.
+        self.prompt_tokens = usage.prompt_tokens - (details.image_tokens or 0)
         self.output_tokens = usage.completion_tokens
-        details = usage.prompt_tokens_details
-        self.cached_tokens = (details.cached_tokens or 0) if details else 0
+        self.cached_tokens = details.cached_tokens or 0
 
     def _whole(self, now: float) -> None:
         """Read a body that came in one piece. Errors need not be JSON: proxies send HTML."""

@@ -150,6 +150,11 @@ class Usage:
     cached_tokens: int = 0
     image_tokens: int = 0
 
+    @property
+    def input_tokens(self) -> int:
+        """Of the prompt and its pictures: what callers are told."""
+        return self.prompt_tokens + self.image_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class CallPart:

@@ -88,7 +88,7 @@ class FakeEngine:
 
     async def count(self, generation: Generation) -> int:
         """See `Engine.count`."""
-        return count_tokens(generation)
+        return count_tokens(generation) + IMAGE_TOKENS * len(generation.images)
 
     async def check_health(self) -> None:
         """See `Engine.check_health`."""

@@ -127,16 +127,22 @@ class VllmEngine:
                 return len(self._prompts.tokens(generation, today))
             loop = asyncio.get_running_loop()
             render = partial(self._prompts.tokens, generation, today)
-            return len(await loop.run_in_executor(self._preparers, render))
+            text = len(await loop.run_in_executor(self._preparers, render))
+            return text + self._tiles(generation) * self._tile_tokens
 
     def size(self, generation: Generation) -> Size:
         """What a request will cost: tokens counted if that is quick, else by length."""
         sizes = [images.size(picture) for picture in generation.images]
         return Size(
             prompt_tokens=self._count(generation),
-            tiles=sum(images.tiles(*each, self._tile) for each in sizes),
+            tiles=self._tiles(generation),
             pixels=sum(width * height for width, height in sizes),
         )
+
+    def _tiles(self, generation: Generation) -> int:
+        """That its pictures will be cut into, by what their files say of their sizes."""
+        sizes = (images.size(picture) for picture in generation.images)
+        return sum(images.tiles(*each, self._tile) for each in sizes)
 
     def _count(self, generation: Generation) -> int:
         if _is_quick(generation):
@@ -200,7 +206,8 @@ class VllmEngine:
             raise InvalidInput("max_tokens must be at least 1")
         # The date is in the prompt: UTC, so that replicas agree and share prefixes.
         tokens = self._prompts.tokens(generation, datetime.now(UTC).date())
-        asked = len(tokens) + generation.sampling.max_tokens
+        pictured = self._tiles(generation) * self._tile_tokens
+        asked = len(tokens) + pictured + generation.sampling.max_tokens
         if asked > self._model.context_window:
             raise ContextExceeded(asked, self._model.context_window)
         prompt = TokensPrompt(prompt_token_ids=tokens)

@@ -159,12 +159,18 @@ BOUND = Dialect(parse_bound, envelope.failure)
 
 
 def usage(spent: Usage) -> dict[str, Any]:
-    """Tokens as Workers AI and OpenAI's chat completions count them on the wire."""
+    """Tokens as Workers AI and OpenAI's chat completions count them on the wire.
+
+    How many of them are the pictures' is told besides, where there are any.
+    """
+    details = {"cached_tokens": spent.cached_tokens}
+    if spent.image_tokens:
+        details["image_tokens"] = spent.image_tokens
     return {
-        "prompt_tokens": spent.prompt_tokens,
+        "prompt_tokens": spent.input_tokens,
         "completion_tokens": spent.completion_tokens,
-        "total_tokens": spent.prompt_tokens + spent.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": spent.cached_tokens},
+        "total_tokens": spent.input_tokens + spent.completion_tokens,
+        "prompt_tokens_details": details,
     }
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic_ai import Agent, BinaryContent, ModelHTTPError
 
 from serving.core import Image, Message
+from serving.engine.fake import IMAGE_TOKENS
 from tests.contract.conftest import ASKED, Running
 from tests.contract.frameworks import (
     LangChain,
@@ -129,7 +130,7 @@ def test_litellm(service: Running) -> None:
     found = ask(max_tokens=32)
     assert (found.choices[0].message.content, found.usage.total_tokens) == ("Say hello.", 4)
     assert "".join(c.choices[0].delta.content or "" for c in ask(stream=True)) == "Say hello."
-    assert ask(messages=SEE).usage.prompt_tokens == 3
+    assert ask(messages=SEE).usage.prompt_tokens == 3 + IMAGE_TOKENS
     wanted = ask(response_format={"type": "json_object"})
     assert json.loads(wanted.choices[0].message.content) == {"echo": "Say hello."}
     with pytest.raises(litellm.BadRequestError, match="No such model"):

@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from serving.core import Image, Message, RawPrompt, Tool, ToolCall
+from serving.engine.fake import IMAGE_TOKENS
 from tests.contract.clients import OpenAI
 from tests.contract.conftest import ASKED, Running
 from tests.contract.requests import (
@@ -183,7 +184,7 @@ def test_a_conversation_that_used_a_tool(service: Running, client: openai.OpenAI
 def test_a_picture(service: Running, client: openai.OpenAI) -> None:
     found = client.chat.completions.create(model=MODEL, messages=SEE)
     assert found.usage is not None
-    assert found.usage.prompt_tokens == 3
+    assert found.usage.prompt_tokens == 3 + IMAGE_TOKENS
     seen = Message("user", ("What colour?", Image(PNG)))
     assert service.engine.generations[0].prompt == (seen,)
 
