@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from serving.core import Image, Message
+from serving.engine.fake import IMAGE_TOKENS
 from tests.gateway.conftest import ACCOUNT, BEARER, MODEL, PATH, Service
 
 PNG = b"\x89PNG"
@@ -80,7 +81,7 @@ async def test_a_chunked_body_is_read_to_its_end(service: Service) -> None:
 @pytest.mark.parametrize("image", [B64, f"data:image/png;base64,{B64}", list(PNG)])
 async def test_an_image_reaches_the_engine(service: Service, image: Any) -> None:
     response = await service.post({"prompt": "what is this?", "image": image})
-    assert response.json()["result"]["usage"]["prompt_tokens"] == 4
+    assert response.json()["result"]["usage"]["prompt_tokens"] == 4 + IMAGE_TOKENS
     turn = Message("user", (Image(PNG), "what is this?"))
     assert service.engine.generations[0].prompt == (turn,)
 
