@@ -36,7 +36,9 @@ class Engine(Protocol):
         ...
 
     async def count(self, generation: Generation) -> int:
-        """Tokens of the prompt, exactly as `generate` would have it; nothing is generated.
+        """Tokens of the prompt and its pictures, exactly as `generate` would have them.
+
+        Nothing is generated.
 
         Raises:
             BadRequest: it cannot be rendered.

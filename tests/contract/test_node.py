@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from serving.engine.fake import IMAGE_TOKENS
 from tests.contract.conftest import ASKED, Running
 from tests.contract.javascript import INSTALLED, run
 from tests.contract.requests import CALL, TOOL
@@ -10,7 +11,7 @@ from tests.gateway.conftest import ACCOUNT, MODEL, TOKEN
 SCHEMA = {"type": "object", "properties": {"echo": {"type": "string"}}, "required": ["echo"]}
 ASK = {**vars(ASKED), "tool": TOOL, "schema": SCHEMA, "settings": {}}
 ECHO, PARIS = {"echo": "Say hello."}, {"name": "get_weather", "arguments": {"city": "Paris"}}
-SEEN = {"text": "What colour?", "tokens": 3}  # of the picture too
+SEEN = {"text": "What colour?", "tokens": 3 + IMAGE_TOKENS}  # of the picture too
 
 pytestmark = INSTALLED
 
