@@ -1,7 +1,8 @@
 """Parts of a running cluster are killed, and its configuration is changed, while `loadtest` asks.
 
 `pytest -m slow tests/chart/test_failover.py`. The engine is the fake one: what is shown is which
-requests fail, how, and what is billed for them.
+requests fail, how, and what is billed for them. It wants a machine without other work: a head comes
+back only if Ray's agent starts within 15 seconds.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from tests.chart.options import OPTIONS
 from tests.chart.rehearsal import dead, unfinished
 from tests.chart.test_policy import allowed
 
-REQUESTS, RATE = 12_000, 50
+RATE, SECONDS = 50, 240
 TOLD = "error_in_200"  # a stream whose last event is an error
 VALUES: dict[str, Any] = {
     **OPTIONS["tenancy"],
@@ -136,7 +137,7 @@ class Load:
         command = [
             *(sys.executable, "-m", "loadtest", "run", "--headless", "--calibration", "0"),
             *("--url", cluster.url("serve", "/client/v4"), "--account", ACCOUNT),
-            *("--rate", str(RATE), "--requests", str(REQUESTS)),
+            *("--rate", str(RATE), "--duration", f"{SECONDS}s"),
             *("--prompt-tokens", "16", "--max-tokens", "8", "--timeout", "60s"),
             *("--records", str(cluster.folder / "records"), "--token", API_TOKEN),
         ]
@@ -160,7 +161,6 @@ class Load:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.xfail(reason="after a replica is killed, one proxy answers 500 for two seconds")
 async def test_nothing_is_lost_but_what_the_killed_were_doing(
     cluster: Cluster, stores: Stores
 ) -> None:
@@ -257,17 +257,20 @@ def judge(found: list[Record], load: Load) -> None:
     failed = [each for each in found if each.error]
     kinds = Counter((each.error, each.status) for each in failed)
     told = f"{len(found)} asked, {kinds}; lost {len(load.lost)}, cut {load.cut}"
-    assert len(found) == REQUESTS, told
+    assert len(found) > 10_000, told
     assert load.lost, told
     assert len(failed) <= len(load.lost) + load.cut, told
     assert any(each.error == TOLD for each in failed), told
 
 
 async def billed(url: str, load: Load) -> None:
-    """What was lost is in the books as that and not as complete; the rest as it was."""
+    """What was lost is in the books as that and not as complete; the rest as it was. What came to a
+    dead engine has used nothing there: another replica answered it."""
     await asyncio.sleep(10)  # until others have shipped what the dead left
+    query = sql.text("select receipt, outcome, completion_tokens from usage")
     with sql.create_engine(url.replace("postgresql:", "postgresql+psycopg:")).connect() as books:
-        rows = dict(books.execute(sql.text("select receipt, outcome from usage")).tuples().all())
-    assert {rows.get(id_) for id_ in load.lost} == {"crashed", "failed"}
-    answered = {outcome for id_, outcome in rows.items() if id_ not in load.lost}
-    assert answered <= {"ok", "cancelled", "rejected"}
+        rows = {receipt: (outcome, tokens) for receipt, outcome, tokens in books.execute(query)}
+    assert {rows[id_][0] for id_ in load.lost} == {"crashed", "failed"}
+    answered = {row for id_, row in rows.items() if id_ not in load.lost}
+    assert {outcome for outcome, tokens in answered if tokens} <= {"ok", "cancelled"}
+    assert {outcome for outcome, _ in answered} <= {"ok", "cancelled", "rejected", "failed"}
