@@ -9,12 +9,12 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from typing import Any
 
+from msgspec.structs import replace
 from vllm import AsyncEngineArgs, TokensPrompt
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import split_enc_dec_input
