@@ -1,6 +1,7 @@
 """The types every stage speaks: bytes -> Generation -> Delta... -> bytes, and one Receipt.
 
-Frozen, standard library only. Nothing here knows HTTP, vLLM or Ray.
+All frozen. Dataclasses, but for what is made for every token: a msgspec struct is made in a tenth
+of the time. Nothing here knows HTTP, vLLM or Ray.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +146,7 @@ class Finish(Enum):
     TOOL_CALLS = "tool_calls"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one request, as Workers AI counts them: those of pictures belong to the prompt.
 
     A picture is one token of the text (`<|image|>`) and as many `image_tokens` as the vision tower
@@ -217,8 +219,7 @@ class Trace:
         return f"00-{self.id}-{self.inner}-{self.sampled:02x}"
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):
     """What the engine produced since the last one; `usage` is all so far. The last has `finish`.
 
     `stop` is the one of `Sampling.stop` that ended the answer, if one did; `stages` are known with

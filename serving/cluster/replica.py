@@ -162,6 +162,8 @@ def application(settings: Settings, replica: type[Replica] = Replica) -> serve.A
         health_check_timeout_s=30,
         # A model that does not load will not load the twentieth time either.
         max_constructor_retry_count=2,
+        # Serve's line per request says less than our access log, and costs more.
+        logging_config={"log_level": "WARNING"},
     )
     return deployment.bind(models, settings)
 

@@ -14,7 +14,9 @@ import json
 import re
 import time
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from serving.core import Delta, Finish, Generation, Image, RawPrompt, Size, Stages, Usage
 from serving.engine import Spent, unheard

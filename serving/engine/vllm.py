@@ -16,20 +16,23 @@ from typing import Any
 
 from transformers.models.mllama.image_processing_pil_mllama import get_optimal_tiled_canvas
 from vllm import AsyncEngineArgs, TokensPrompt
+from vllm.envs import enable_envs_cache
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import split_enc_dec_input
-from vllm.outputs import RequestOutput
 from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.v1.engine import FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
 
 from serving.catalog import Model
-from serving.core import Delta, Finish, Generation, Image, Size, Stages, Usage
-from serving.engine import Spent, images, sampling, tiles, unheard
+from serving.core import Delta, Finish, Generation, Image, Size, Stages
+from serving.engine import Spent, images, outputs, sampling, tiles, unheard
 from serving.engine.adapters import Adapters
+from serving.engine.outputs import Output
 from serving.engine.pace import Pace
 from serving.engine.prompt import Ahead, Prompter, length
 from serving.engine.prompted import Prompted
+from serving.engine.stats import Stats
 from serving.engine.vision import Stopwatch
 from serving.errors import (
     ContextExceeded,
@@ -43,7 +46,11 @@ from serving.errors import (
 from serving.mllama.config import tile_tokens
 
 # Finish reasons of vLLM that end an answer well; the others are errors and aborts.
-_FINISH = {"stop": Finish.STOP, "repetition": Finish.STOP, "length": Finish.LENGTH}
+_FINISH = {
+    FinishReason.STOP: Finish.STOP,
+    FinishReason.REPETITION: Finish.STOP,
+    FinishReason.LENGTH: Finish.LENGTH,
+}
 _QUICK_CHARACTERS = 4096
 _CHARACTERS_PER_TOKEN = 4  # of English
 # A picture at the limit takes up to 0.7 GB while it is decoded: not too many of them at once.
@@ -69,8 +76,11 @@ class VllmEngine:
         began = time.monotonic()
         self._model = model
         self._prompts = Ahead(Prompter.load(model.checkpoint))
-        self._llm = _Llm.from_engine_args(_engine_args(model, traces_endpoint))
+        arguments = _engine_args(model, traces_endpoint)
+        self._llm = _Llm.from_engine_args(arguments, stat_loggers=[Stats])
         self._llm.spent = {}
+        outputs.use(self._llm)
+        enable_envs_cache()  # vLLM looks at its variables for every token
         if model.max_images:
             tiles.keep(self._llm)
         config = self._llm.model_config.hf_config
@@ -103,10 +113,9 @@ class VllmEngine:
             prompted = self._counted(prompt["prompt_token_ids"], rendered)
             self._check(prompted.tokens, generation)
             told.append(prompted)
-            usage = prompted.usage()
             adapter = await self._adapters.of(generation)
             # Closing vLLM's generator is what aborts: leave it to no garbage collector.
-            outputs = self._llm.generate(
+            handed = self._llm.generate(
                 rendered,
                 params,
                 generation.id,
@@ -114,11 +123,9 @@ class VllmEngine:
                 priority=generation.priority,
                 trace_headers=_trace_headers(generation),
             )
-            async with aclosing(outputs):
-                async for output in outputs:
-                    completed = usage.completion_tokens + len(output.outputs[0].token_ids)
-                    usage = prompted.usage(completed, output.num_cached_tokens or 0)
-                    if (delta := _delta(output, usage)) is not None:
+            async with aclosing(handed):
+                async for output in handed:
+                    if (delta := _delta(output, prompted)) is not None:
                         yield delta
             self._pace.left(time.monotonic())
 
@@ -296,23 +303,25 @@ def _is_quick(generation: Generation) -> bool:
     return length(generation) < _QUICK_CHARACTERS
 
 
-def _delta(output: RequestOutput, usage: Usage) -> Delta | None:
+def _delta(output: Output, prompted: Prompted) -> Delta | None:
     """What to send for an output: nothing while a character is still incomplete."""
-    completion = output.outputs[0]
-    if not output.finished:
-        return Delta(text=completion.text, usage=usage) if completion.text else None
-    if completion.finish_reason not in _FINISH:
-        raise EngineFailed(f"The engine ended the request: {completion.finish_reason}")
+    if not output.text and not output.finished:
+        return None
+    usage = prompted.usage(output.tokens, output.cached_tokens)
+    if output.finish is None:
+        return Delta(text=output.text, usage=usage)
+    if output.finish not in _FINISH:
+        raise EngineFailed(f"The engine ended the request: {output.finish}")
     return Delta(
-        text=completion.text,
-        finish=_FINISH[completion.finish_reason],
+        text=output.text,
+        finish=_FINISH[output.finish],
         usage=usage,
-        stop=completion.stop_reason if isinstance(completion.stop_reason, str) else None,
+        stop=output.stop if isinstance(output.stop, str) else None,
         stages=_stages(output),
     )
 
 
-def _stages(output: RequestOutput) -> Stages | None:
+def _stages(output: Output) -> Stages | None:
     """By the engine process's clock, which is the machine's."""
     if (stats := output.metrics) is None or not stats.first_token_ts:
         return None

@@ -18,8 +18,9 @@ import ast
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from serving.core import CallPart, Delta, Finish, Generation, Tool, ToolCall
 from serving.protocol import sse

@@ -150,6 +150,29 @@ async def test_streams_add_up_to_the_plain_answer(engine):
     assert deltas[-1].usage.completion_tokens == plain.usage.completion_tokens
 
 
+async def test_what_queues_while_nobody_reads_is_one_delta(engine):
+    """With all of its text, and the usage up to there."""
+    (plain,) = await answer(engine, asking("Describe the image.", max_tokens=16))
+    deltas = []
+    async for delta in engine.generate(asking("Describe the image.", max_tokens=16, stream=True)):
+        deltas.append(delta)
+        await asyncio.sleep(0.3)
+    assert len(deltas) < plain.usage.completion_tokens
+    assert "".join(delta.text for delta in deltas) == plain.text
+    assert deltas[-1].usage.completion_tokens == plain.usage.completion_tokens
+    assert deltas[-1].finish == plain.finish
+
+
+async def test_every_time_between_tokens_is_in_vllms_histogram(engine):
+    """One fewer than there are tokens, each in a bucket; so many seconds as the decoding took."""
+    name = "vllm:inter_token_latency_seconds"
+    seen = {each: metric(name + each) for each in ("_count", "_sum")}
+    last = (await answer(engine, asking(max_tokens=16, stream=True)))[-1]
+    await answer(engine, asking(max_tokens=1))  # the last step has been counted by then
+    assert metric(f"{name}_count") - seen["_count"] == last.usage.completion_tokens - 1
+    assert metric(f"{name}_sum") - seen["_sum"] == pytest.approx(last.stages.decode)
+
+
 async def test_usage_counts_the_prompt_and_what_was_cached_of_it(engine):
     """The second time most of the prompt comes from the cache, in whole blocks."""
     long = asking("colour " * 200)
@@ -194,7 +217,7 @@ async def test_another_picture_under_the_same_text_is_not_the_one_seen_before(en
 
 
 def metric(name: str) -> float:
-    """The sum of vLLM's counter over the engines of this process."""
+    """The sum of one of vLLM's series over the engines of this process."""
     return sum(s.value for m in REGISTRY.collect() for s in m.samples if s.name == name)
 
 

@@ -1,0 +1,84 @@
+"""What vLLM hands over for each token of each request, without what nobody here reads.
+
+vLLM makes two objects of some twenty fields each time: prompts, log probabilities, parallel
+samples, adapters. That is a sixth of what its front end does for a token.
+"""
+
+from __future__ import annotations
+
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine import EngineCoreRequest, FinishReason, output_processor
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.parallel_sampling import ParentRequest
+
+
+class Output(RequestOutput):
+    """The text since the last one; how many tokens there are so far; why it ended, if it did."""
+
+    def __init__(
+        self,
+        state: output_processor.RequestState,
+        text: str,
+        tokens: int,
+        finish: FinishReason | None,
+        stop: int | str | None,
+    ) -> None:
+        self.text = text
+        self.tokens = tokens
+        self.cached_tokens = state.num_cached_tokens
+        self.finished = finish is not None
+        self.finish = finish
+        self.stop = stop
+        self.metrics = state.stats
+
+    def add(self, next_output: RequestOutput, aggregate: bool) -> None:
+        """Take in the one after this, which came before anybody asked for this."""
+        text = self.text + next_output.text
+        self.__dict__.update(next_output.__dict__, text=text)
+
+
+class State(output_processor.RequestState):
+    """vLLM's record of a request in its front end: one sample, without log probabilities."""
+
+    sent_tokens_offset: int
+
+    def make_request_output(
+        self,
+        new_token_ids: list[int],
+        pooling_output: object,
+        finish_reason: FinishReason | None,
+        stop_reason: int | str | None,
+        *rest: object,
+        **more: object,
+    ) -> Output | None:
+        """See `RequestState`: `None` while an answer is to come whole or in larger pieces."""
+        finished = finish_reason is not None
+        delta = self.output_kind is RequestOutputKind.DELTA
+        if not (finished or delta):
+            return None
+        assert self.detokenizer is not None
+        tokens, sent = self.detokenizer.num_output_tokens(), self.sent_tokens_offset
+        if not finished and 0 < sent > tokens - self.stream_interval:
+            return None
+        self.sent_tokens_offset = tokens
+        text = self.detokenizer.get_next_output_text(finished, delta)
+        return Output(self, text, tokens, finish_reason, stop_reason)
+
+
+class _Processor(output_processor.OutputProcessor):
+    def add_request(
+        self,
+        request: EngineCoreRequest,
+        prompt: str | None,
+        parent_req: ParentRequest | None = None,
+        request_index: int = 0,
+        queue: output_processor.RequestOutputCollector | None = None,
+    ) -> None:
+        super().add_request(request, prompt, parent_req, request_index, queue)
+        self.request_states[request.request_id].__class__ = State
+
+
+def use(llm: AsyncLLM) -> None:
+    """Have this one hand over no more than that. Before its first request."""
+    llm.output_processor.__class__ = _Processor
