@@ -44,8 +44,19 @@ def size(image: Image) -> tuple[int, int]:
 
 
 def tiles(width: int, height: int, side: int, most: int = 4) -> int:
-    """About how many tiles the model will see: as many as the picture covers, of at most `most`."""
-    return min(most, max(1, -(-width // side)) * max(1, -(-height // side)))
+    """How many tiles the model will see of a picture: those of the canvas that it fits best.
+
+    That is the one it must grow least for, else shrink least; of several the smallest.
+    """
+    width, height = max(1, width), max(1, height)
+    scales = {
+        (columns, rows): min(columns * side / width, rows * side / height)
+        for columns in range(1, most + 1)
+        for rows in range(1, most // columns + 1)
+    }
+    grown = [scale for scale in scales.values() if scale >= 1]
+    best = min(grown) if grown else max(scales.values())
+    return min(columns * rows for (columns, rows), scale in scales.items() if scale == best)
 
 
 def _decode(data: bytes) -> Pillow.Image:

@@ -194,6 +194,19 @@ async def test_an_image_counts_as_one_token(engine):
     assert two.usage.image_tokens == 5 * one.usage.image_tokens  # one tile, and four
 
 
+@pytest.mark.parametrize("size", [(90, 60), (3000, 3000), (200, 100), (130, 500)])
+async def test_pictures_are_counted_and_fill_the_context_window(engine, size):
+    """By their tiles, before anything is computed."""
+    seen = picture(size=size)
+    (delta,) = await answer(engine, asking(seen, "Hello"))
+    told = delta.usage.input_tokens
+    assert told == delta.usage.prompt_tokens + delta.usage.image_tokens
+    assert await engine.count(asking(seen, "Hello")) == told
+    with pytest.raises(ContextExceeded) as caught:
+        await anext(engine.generate(asking(seen, "Hello", max_tokens=8193 - told)))
+    assert (caught.value.asked, caught.value.limit) == (8193, 8192)
+
+
 async def test_who_stands_first_runs_first(engine):
     """Of those that wait in the engine, whoever came when."""
     begun = []
