@@ -1,5 +1,5 @@
 # make serve   everything on this machine, on CPU, until Ctrl-C
-# make observe Prometheus beside it, with the alert rules: http://127.0.0.1:9090
+# make observe Prometheus beside it, with dashboards and alerts: http://127.0.0.1:9090
 # make check   format, lint, types, import contracts: seconds
 # make test    the tests; make test-slow: the ones that take minutes
 # make sbom    the packages of the cpu image as CycloneDX, sbom.json
@@ -17,11 +17,12 @@ serve: .venv/.project
 
 observe: .venv/.prometheus
 	@test -x $(PROMETHEUS)/bin/prometheus || { echo "no Prometheus: install it and see deploy/prometheus"; exit 1; }
-	@echo "graphs, and alerts under Alerts, at http://127.0.0.1:9090 (Ctrl-C stops it)"; \
-	  echo "try sum(rate(serving_completion_tokens_total[1m])); dashboards for Grafana: deploy/grafana"
+	@echo "graphs and alerts: http://127.0.0.1:9090/consoles/index.html (Ctrl-C stops it)"; \
+	  echo "in a terminal: $(BIN)/serving top --prometheus http://127.0.0.1:9090"; \
+	  echo "the same as dashboards for a Grafana of yours: deploy/grafana"
 	@exec $(PROMETHEUS)/bin/prometheus --config.file=deploy/prometheus/prometheus.yml \
 	  --storage.tsdb.path=.state/prometheus --web.listen-address=127.0.0.1:9090 \
-	  --enable-feature=exemplar-storage \
+	  --enable-feature=exemplar-storage --web.console.templates=deploy/prometheus/consoles \
 	  --web.local-assets=$(PROMETHEUS)/share/prometheus/web --log.level=warn
 
 check: .venv/.project .venv/.dev
@@ -80,11 +81,16 @@ $(BIN)/python:
 	@touch $@
 
 # Debian's package, unpacked here: no root, and no service is started. Without it the tests of the
-# alert rules are skipped.
+# alert rules are skipped. With it what its pages are made of; without that they stay blank.
+PAGES := fonts-glyphicons-halflings libjs-popper.js \
+  $(addprefix libjs-,bootstrap4 d3 eonasdan-bootstrap-datetimepicker jquery jquery-hotkeys moment \
+  moment-timezone mustache rickshaw)
 .venv/.prometheus: | $(BIN)/python
-	@cd .venv && if apt-get download prometheus >/dev/null 2>&1 && dpkg -x prometheus_*.deb prometheus; \
-	  then rm prometheus_*.deb; \
+	@mkdir -p .venv/debs && cd .venv/debs && if apt-get download prometheus >/dev/null 2>&1; \
+	  then apt-get download $(PAGES) >/dev/null 2>&1 || echo "the pages of Prometheus will be blank"; \
+	    for each in *.deb; do dpkg -x $$each ../prometheus || exit 1; done; \
 	  else echo "no Debian package prometheus: the tests of the alert rules will be skipped"; fi
+	@rm -r .venv/debs
 	@touch $@
 
 # Chromium and whatever of its libraries this machine has not, in the same way.

@@ -1,13 +1,16 @@
 """One tenant offers twenty times its share: what another notices, and what it costs all together.
 
-The whole stack (`serving up`) on a tiny model, two tenants of equal weight. The quiet one sends
-streams at random moments, at a fraction of its share; the loud one keeps `FLOOD` requests under
-way, twenty times what its half of the engine runs at once. In turn, a few seconds each:
+The whole stack (`serving up`) on a tiny model, two tenants of equal weight. A tenant's share is
+half of what the engine does when more than enough is offered, which is measured first. The quiet
+tenant sends streams at random moments, as many as are a part of its share; the loud one keeps
+`FLOOD` requests under way, twenty times what its half of the engine runs at once, from a process
+of its own that gives way to all others: on a machine that client and servers share, what the quiet
+tenant notices shall be the servers' doing. In turn, a few seconds each:
 
-    alone    the quiet one by itself
-    modest   beside the loud one while that keeps to its share: half of the engine, nobody waits
-    shares   beside the loud one, each with an account of its own
-    fcfs     the same load through one account, within which the queue is first come, first served
+    alone    the quiet one by itself, at each of its rates
+    shares   the same beside the loud one, each with an account of its own
+    modest   beside a neighbour that keeps as many under way as half of the engine runs
+    fcfs     beside the loud one through one account, within which it is first come, first served
     jain     four tenants that always have somebody waiting, one of them with five times the others'
 
 Percentiles are of all rounds together, as a p99 needs hundreds of requests. `shares` over `modest`
@@ -22,10 +25,8 @@ import asyncio
 import itertools
 import json
 import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,51 +34,57 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import checkpoint, http_stack, load, report
+from benchmarks import load, peer, report
 from benchmarks.load import Answer
-from benchmarks.processes import Server, free_port, interrupt_on_sigterm
+from benchmarks.processes import interrupt_on_sigterm
 from benchmarks.rounds import Spread, orders
+from benchmarks.tenants import Tenant, serving
 
 NAME = "fairness"
 TOKENS = 32
 SLOTS = 32
-RATE = 8.0  # streams a second of the quiet tenant
+STEP = 128  # tokens that a step computes beside others
+PARTS = (0.1, 0.5, 0.9)  # of its share, that the quiet tenant sends
+HALF = 0.5  # the one at which neighbours are compared
 FLOOD = 20 * SLOTS // 2
 EQUALS = (60, 60, 60, 300)
-SIDES = ("alone", "modest", "shares", "fcfs", "jain")
-# How many requests the other tenant keeps under way, and through whose account.
-NEIGHBOUR = {"modest": SLOTS // 2, "shares": FLOOD, "fcfs": FLOOD}
-_LEAD, _FOR = 0.1, 0.8  # of a side's time: the neighbour's start, and how long the quiet one sends
+# How many requests the other tenant keeps under way.
+NEIGHBOUR = {"alone": 0, "modest": SLOTS // 2, "shares": FLOOD, "fcfs": FLOOD}
+_LEAD, _FOR = 0.15, 0.8  # of a side's time: the neighbour's start, and how long the quiet one sends
+_NICENESS = 10
 
 
 @dataclass(frozen=True)
-class Tenant:
-    """An account and its token."""
+class Side:
+    """What is measured at a time: which neighbour, what part of its share the quiet one sends."""
 
-    account: str
-    token: str
+    kind: str
+    part: float = 0.0
 
-    def requests(self, seed: int) -> Iterator[bytes]:
-        """Streams without end, every one with another prompt."""
-        path = f"/client/v4/accounts/{self.account}/ai/run/{http_stack.MODEL}"
-        for index in itertools.count(seed * 10_000_000):
-            body: dict[str, Any] = {
-                "messages": http_stack.conversation(index),
-                "max_tokens": TOKENS,
-                "temperature": 0,
-                "stream": True,
-            }
-            data = json.dumps(body).encode()
-            yield load.post(path, data, (f"Authorization: Bearer {self.token}",))
+    @property
+    def name(self) -> str:
+        """For results."""
+        return f"{self.kind} {self.part:.0%}" if self.part else self.kind
+
+
+SIDES = (
+    *(Side(kind, part) for part in PARTS for kind in ("alone", "shares")),
+    Side("modest", HALF),
+    Side("fcfs", HALF),
+    Side("jain"),
+)
 
 
 def main() -> None:
     """The command."""
     options = _options()
+    if options.loud:
+        _be_loud()
+        return
     settings = {
         "tokens": TOKENS,
         "max_num_seqs": SLOTS,
-        "quiet_per_second": RATE,
+        "max_num_scheduled_tokens": STEP,
         "loud_at_once": FLOOD,
         "jain_at_once": EQUALS,
         "seconds": options.seconds,
@@ -86,106 +93,124 @@ def main() -> None:
     interrupt_on_sigterm()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        port, tenants = _serving(stack, folder)
-        rounds = uvloop.run(_rounds(port, tenants, options))
-    _report(head, rounds)
+        engine = {"max_num_seqs": SLOTS, "max_num_scheduled_tokens": STEP}
+        port, tenants = serving(stack, folder, engine, len(EQUALS))
+        loud = peer.Peer([f"benchmarks.{NAME}", "--loud"], {}, folder / "loud.log")
+        stack.callback(loud.close)
+        found = uvloop.run(_rounds(Bench(port, tenants, loud, options.seconds), options.rounds))
+    _report(head, found)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each side")
-    parser.add_argument("--quick", action="store_true", help="one round of 8 seconds a side")
+    parser.add_argument("--quick", action="store_true", help="one round of 6 seconds a side")
     parser.add_argument("--note", default="")
+    parser.add_argument("--loud", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.seconds = 1, 8.0
+        options.rounds, options.seconds = 1, 6.0
     return options
 
 
-def _serving(stack: ExitStack, folder: Path) -> tuple[int, list[Tenant]]:
-    """The stack on a free port, and four tenants."""
-    checkpoint.tiny(folder / "model")
-    catalog, port = folder / "catalog.yaml", free_port()
-    engine = {**http_stack.ENGINE, "max_num_seqs": SLOTS}
-    entry = {
-        "checkpoint": str(folder / "model"),
-        "context_window": http_stack.CONTEXT,
-        "max_images": http_stack.IMAGES,
-        "engine": engine,
-    }
-    catalog.write_text(json.dumps({"models": {http_stack.MODEL: entry}}))  # JSON is YAML
-    environment = {
-        **http_stack._environment(folder),
-        "PORT": str(port),
-        "CATALOG": str(catalog),
-        "STATE_DIR": str(folder / "state"),
-        "QUEUE_SECONDS": "300",
-    }
-    tenants = [_tenant(environment, f"tenant {index}") for index in range(len(EQUALS))]
-    command = [str(Path(sys.executable).with_name("serving")), "up"]
-    server = stack.enter_context(Server(command, environment, folder / "serving.log"))
-    log = folder / "serving.log"
-    server.wait(lambda: "ready after" in log.read_text(), 400)
-    return port, tenants
+def _be_loud() -> None:
+    """The loud tenant's process: floods as it is told to, and gives way to whoever is measured."""
+    os.nice(_NICENESS)
+    out = peer.claim_stdout()
+
+    def flood(asked: dict[str, Any]) -> dict[str, int]:
+        tenant = Tenant(asked["account"], asked["token"])
+        requests = tenant.requests(asked["seed"], TOKENS)
+        many, seconds = asked["many"], asked["seconds"]
+        answers = uvloop.run(load.flood(asked["port"], requests, many, seconds))
+        return {"tokens": _tokens(answers), "answers": len(answers)}
+
+    peer.answer_all(out, flood)
 
 
-def _tenant(environment: dict[str, str], name: str) -> Tenant:
-    account = _serving_command(environment, "account", "create", name)
-    return Tenant(account, _serving_command(environment, "token", "create", account))
+@dataclass(frozen=True)
+class Bench:
+    """The stack, its tenants, and the process that is loud on their behalf."""
+
+    port: int
+    tenants: list[Tenant]
+    loud: peer.Peer
+    seconds: float
+
+    async def flood(self, tenant: Tenant, many: int, seconds: float, seed: int) -> dict[str, int]:
+        """Keep so many requests under way; what was answered."""
+        asked = {"port": self.port, "account": tenant.account, "token": tenant.token}
+        asked |= {"many": many, "seconds": seconds, "seed": seed}
+        found: dict[str, int] = await asyncio.to_thread(self.loud.ask, asked)
+        return found
 
 
-def _serving_command(environment: dict[str, str], *words: str) -> str:
-    command = [str(Path(sys.executable).with_name("serving")), *words]
-    done = subprocess.run(
-        command, env={**os.environ, **environment}, check=True, capture_output=True, text=True
-    )
-    return done.stdout.strip()
-
-
-async def _rounds(
-    port: int, tenants: list[Tenant], options: argparse.Namespace
-) -> list[dict[str, Any]]:
+async def _rounds(bench: Bench, rounds: int) -> dict[str, Any]:
+    """The figures of each side in each round, by name, and the tenant's share: streams a second."""
+    for seconds in (3.0, 6.0):  # the first warms up
+        whole = await bench.flood(bench.tenants[0], FLOOD, seconds, seed=int(seconds))
+    share = whole["answers"] / seconds / 2
     found = []
-    await load.flood(port, tenants[0].requests(99), SLOTS, 5)  # warm up
-    for index, order in enumerate(orders(SIDES, options.rounds)):
-        sides = {}
-        for side in order:
-            sides[side] = await _side(side, port, tenants, options.seconds, index)
-            await _idle(port, tenants[0])
+    for index, order in enumerate(orders([side.name for side in SIDES], rounds)):
+        sides: dict[str, Any] = {}
+        for name in order:
+            await _idle(bench)
+            (side,) = (each for each in SIDES if each.name == name)
+            sides[name] = await _measured(side, bench, share * side.part, index)
         print(json.dumps(sides), flush=True)
         found.append(sides)
-    return found
+    return {"share": share, "rounds": found}
 
 
-async def _side(
-    side: str, port: int, tenants: list[Tenant], seconds: float, index: int
-) -> dict[str, Any]:
+async def _measured(side: Side, bench: Bench, rate: float, index: int) -> dict[str, Any]:
     """The figures of one side."""
-    if side == "jain":
-        floods = (
-            load.flood(port, tenant.requests(50 + index), many, seconds)
-            for tenant, many in zip(tenants, EQUALS, strict=True)
-        )
-        return {"jain": _jain([_tokens(each) for each in await asyncio.gather(*floods)])}
-    quiet, other = tenants[0], tenants[0 if side == "fcfs" else 1]
-    requests = list(itertools.islice(quiet.requests(10 + index), int(seconds * RATE * _FOR)))
-    paced = load.paced(port, requests, RATE, seed=index)
-    if side == "alone":
-        return _latency(await paced)
-    requests_of = other.requests(20 + index)
-    flood = asyncio.create_task(load.flood(port, requests_of, NEIGHBOUR[side], seconds))
+    if side.kind == "jain":
+        return {"jain": await _jain(bench, index)}
+    quiet, seconds = bench.tenants[0], bench.seconds
+    seed = 10 * index + SIDES.index(side) + 10
+    requests = list(
+        itertools.islice(quiet.requests(seed, TOKENS), max(1, int(seconds * rate * _FOR)))
+    )
+    other = bench.tenants[0 if side.kind == "fcfs" else 1]
+    many = NEIGHBOUR[side.kind]
+    flood = asyncio.create_task(bench.flood(other, many, seconds, seed + 1000)) if many else None
     await asyncio.sleep(seconds * _LEAD)  # the queue is full when the quiet one begins
-    first = asyncio.create_task(paced)
-    answers, rest = await flood, await first
-    return {**_latency(rest), "tokens_per_second": _tokens(answers) / seconds}
+    late: list[float] = []
+    watch = asyncio.create_task(_watch(late))
+    answers = await load.paced(bench.port, requests, rate, seed=index)
+    watch.cancel()
+    tokens = _tokens(answers) + ((await flood)["tokens"] if flood else 0)
+    return {
+        **_latency(answers),
+        "tokens_per_second": tokens / seconds,
+        "client_late_ms": round(1000 * _percentile(late, 0.99), 2),
+    }
 
 
-async def _idle(port: int, tenant: Tenant) -> None:
+async def _watch(late: list[float]) -> None:
+    """How late this process's own clock is."""
+    while True:
+        began = time.perf_counter()
+        await asyncio.sleep(0.005)
+        late.append(time.perf_counter() - began - 0.005)
+
+
+async def _jain(bench: Bench, index: int) -> float:
+    """1 when all got the same, 1/n when one got it all."""
+    floods = (
+        load.flood(bench.port, tenant.requests(1000 + 10 * index + n, TOKENS), many, bench.seconds)
+        for n, (tenant, many) in enumerate(zip(bench.tenants, EQUALS, strict=True))
+    )
+    served = [_tokens(each) for each in await asyncio.gather(*floods)]
+    return float(sum(served) ** 2 / (len(served) * sum(each**2 for each in served)))
+
+
+async def _idle(bench: Bench) -> None:
     """Wait until a request is answered as if nobody else were there."""
-    for _ in range(20):
-        request = itertools.islice(tenant.requests(98), 1)
-        (answer,) = (await load.burst(port, list(request), 1, 60)).answers
+    for seed in range(20):
+        request = itertools.islice(bench.tenants[0].requests(5000 + seed, TOKENS), 1)
+        (answer,) = (await load.burst(bench.port, list(request), 1, 60)).answers
         if answer.last < 0.5:
             return
         await asyncio.sleep(0.5)
@@ -205,36 +230,50 @@ def _tokens(answers: list[Answer]) -> int:
     return sum(max(0, answer.completion_tokens) for answer in answers if answer.status == 200)
 
 
-def _jain(served: list[int]) -> float:
-    """1 when all got the same, 1/n when one got it all."""
-    return float(sum(served) ** 2 / (len(served) * sum(each**2 for each in served)))
-
-
-def _report(head: dict[str, Any], rounds: list[dict[str, Any]]) -> None:
+def _report(head: dict[str, Any], found: dict[str, Any]) -> None:
     """The ratios: of all rounds' requests together, and within the rounds from least to most."""
+    rounds = found["rounds"]
 
     def ttft(share: float, side: str, over: str) -> Spread:
         within = [_of(side, share, [each]) / _of(over, share, [each]) for each in rounds]
         return Spread(_of(side, share, rounds) / _of(over, share, rounds), min(within), max(within))
 
-    jain = Spread.of([each["jain"]["jain"] for each in rounds])
-    rates = [[each[side]["tokens_per_second"] for side in ("shares", "fcfs")] for each in rounds]
-    whole = Spread.of([shares / fcfs for shares, fcfs in rates])
+    def name(kind: str, part: float = HALF) -> str:
+        return Side(kind, part).name
+
     figures = {
-        "quiet TTFT p99, beside the loud / alone": (ttft(0.99, "shares", "alone"), "≤ 1.5"),
-        "beside a neighbour within its share / alone": (ttft(0.99, "modest", "alone"), ""),
-        "beside the loud / beside that neighbour": (ttft(0.99, "shares", "modest"), ""),
-        "within one account (FCFS) / alone": (ttft(0.99, "fcfs", "alone"), ""),
-        "quiet TTFT p50, beside the loud / alone": (ttft(0.5, "shares", "alone"), ""),
-        "Jain's index over four tenants": (jain, "≥ 0.95"),
-        "tokens a second, shares / FCFS": (whole, "≥ 0.97"),
+        f"quiet TTFT p{share:.0f}, beside the loud / alone, at {part:.0%} of its share": (
+            ttft(share / 100, name("shares", part), name("alone", part)),
+            "≤ 1.5" if share == 99 else "",
+        )
+        for share in (99, 50)
+        for part in PARTS
+    }
+    rates = [[each[name(s)]["tokens_per_second"] for s in ("shares", "fcfs")] for each in rounds]
+    figures |= {
+        "p99, beside a neighbour within its share / alone, at 50%": (
+            ttft(0.99, name("modest"), name("alone")),
+            "",
+        ),
+        "p99, within one account (FCFS) / alone, at 50%": (
+            ttft(0.99, name("fcfs"), name("alone")),
+            "",
+        ),
+        "Jain's index over four tenants": (
+            Spread.of([each["jain"]["jain"] for each in rounds]),
+            "≥ 0.95",
+        ),
+        "tokens a second, shares / FCFS": (
+            Spread.of([shares / fcfs for shares, fcfs in rates]),
+            "≥ 0.97",
+        ),
     }
     rows = [
-        {"figure": name, "measured": found.text(), "target": target}
-        for name, (found, target) in figures.items()
+        {"figure": name, "measured": spread.text(), "target": target}
+        for name, (spread, target) in figures.items()
     ]
-    summary = {name: found.json() for name, (found, _) in figures.items()}
-    report.finish(head, rows, summary, rounds, _remarks(rounds))
+    summary = {name: spread.json() for name, (spread, _) in figures.items()}
+    report.finish(head, rows, summary, found, _remarks(found))
 
 
 def _of(side: str, share: float, rounds: list[dict[str, Any]]) -> float:
@@ -242,14 +281,21 @@ def _of(side: str, share: float, rounds: list[dict[str, Any]]) -> float:
     return _percentile([time for each in rounds for time in each[side]["ttft_ms"]], share)
 
 
-def _remarks(rounds: list[dict[str, Any]]) -> list[str]:
-    sides = ("alone", *NEIGHBOUR)
+def _remarks(found: dict[str, Any]) -> list[str]:
+    rounds, share = found["rounds"], found["share"]
+    sides = [side.name for side in SIDES if side.kind != "jain"]
     times = ", ".join(
-        f"{side} {_of(side, 0.5, rounds):.0f} / {_of(side, 0.99, rounds):.0f}" for side in sides
+        f"{side} {_of(side, 0.5, rounds):.0f} / {_of(side, 0.99, rounds):.0f}"
+        f" ({sum(len(each[side]['ttft_ms']) for each in rounds)})"
+        for side in sides
     )
     failed = sum(each[side]["failed"] for each in rounds for side in sides)
-    count = sum(len(each["alone"]["ttft_ms"]) for each in rounds)
-    return [f"quiet TTFT p50 / p99, ms, of {count} requests a side: {times}; {failed} failed"]
+    late = max(each[side]["client_late_ms"] for each in rounds for side in sides)
+    return [
+        f"a share is {share:.0f} streams a second; {failed} of the quiet tenant's failed",
+        f"quiet TTFT p50 / p99, ms (requests): {times}",
+        f"the quiet tenant's client was late by itself, p99 of the worst side: {late:.1f} ms",
+    ]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import comb
 from statistics import median
 
 
@@ -24,6 +26,19 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         """The spread of at least one value."""
         return cls(median(values), min(values), max(values))
+
+    @classmethod
+    def confident(cls, values: Sequence[float]) -> Spread:
+        """The median of at least six values and where that of many more would be, at 95 %.
+
+        By order statistics, which suppose nothing of how the values are distributed.
+        """
+        ordered, count = sorted(values), len(values)
+        tails = list(accumulate(comb(count, k) / 2**count for k in range(count)))
+        outside = max((k for k, tail in enumerate(tails) if 2 * tail <= 0.05), default=None)
+        if outside is None:
+            raise ValueError(f"{count} values tell too little of their median")
+        return cls(median(ordered), ordered[outside], ordered[-1 - outside])
 
     def text(self, digits: int = 2) -> str:
         """For people: `1.04 (0.98 to 1.10)`."""

@@ -26,10 +26,11 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import checkpoint, http_stack, load, report
+from benchmarks import http_stack, load, report
 from benchmarks.processes import Server, free_port, interrupt_on_sigterm
 from benchmarks.rounds import Spread, orders
 from benchmarks.tenancy_cost import LIMITS
+from benchmarks.tenants import catalogue
 from serving.catalog import Catalog
 from serving.cluster import local
 from serving.cluster.replica import APPLICATION, Replica, application
@@ -123,20 +124,12 @@ def _options() -> argparse.Namespace:
 
 
 def _started(stack: ExitStack, folder: Path, redis: str) -> Stack:
-    checkpoint.tiny(folder / "model")
-    catalog, port = folder / "catalog.yaml", free_port()
-    entry = {
-        "checkpoint": str(folder / "model"),
-        "context_window": http_stack.CONTEXT,
-        "max_images": http_stack.IMAGES,
-        "engine": http_stack.ENGINE,
-    }
-    catalog.write_text(json.dumps({"models": {http_stack.MODEL: entry}}))  # JSON is YAML
+    port = free_port()
     account, token = secrets.token_hex(16), secrets.token_hex(16)
     environment = {
         **http_stack._environment(folder),
         "PORT": str(port),
-        "CATALOG": str(catalog),
+        "CATALOG": str(catalogue(folder, {})),
         "STATE_DIR": str(folder / "state"),
         "ACCOUNT_ID": account,
         "API_TOKEN": token,

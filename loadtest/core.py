@@ -86,6 +86,18 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=F
     prompt_tokens: int = -1
     output_tokens: int = -1
     cached_tokens: int = 0
+    image_tokens: int = 0
+    cached_image_tokens: int = 0
+
+    @property
+    def text_tokens(self) -> int:
+        """Of the prompt, without those of pictures; -1 if the server did not say."""
+        return self.prompt_tokens - self.image_tokens
+
+    @property
+    def cached_text_tokens(self) -> int:
+        """Of the text, those that the server had computed before."""
+        return self.cached_tokens - self.cached_image_tokens
 
     @property
     def tokens(self) -> int:

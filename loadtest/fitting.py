@@ -33,7 +33,11 @@ def fit(
     held_out: Annotated[
         list[Path] | None, typer.Option(help="Records of a run to be predicted, not fitted")
     ] = None,
-    replicas: Annotated[int, typer.Option(help="Of the held-out run", min=1)] = 1,
+    together: Annotated[
+        Path | None,
+        typer.Option(help="A run of --replicas on one machine: how they slow each other down"),
+    ] = None,
+    replicas: Annotated[int, typer.Option(help="Of that and the held-out runs", min=1)] = 1,
     name: Annotated[str, typer.Option()] = "replica",
     limits: Annotated[
         str | None, typer.Option(help="seqs=128,budget=4096,kv=360000: the engine's settings")
@@ -54,6 +58,8 @@ def fit(
             seconds(cold_start),
             [file.name for file in files],
         )
+        if together:
+            found = _crowded(found, _read(together), tiles_of, replicas)
         print("\n".join(_costs(found)))
         found = _held(found, held_out or [], tiles_of, replicas)
         console.write_json(out, found)
@@ -77,6 +83,16 @@ def validate(
         tiles_of = _tiles(scenario, tiles or [], found.limits.tile_pixels)
         found = _held(found, files, tiles_of, replicas)
         console.write_json(out or Path(replica), found)
+
+
+def _crowded(
+    found: Replica, records: Sequence[Record], tiles_of: dict[str, int], count: int
+) -> Replica:
+    """Raises: UsageError: that is no run of several replicas."""
+    if count < 2:
+        raise UsageError("--together is of several replicas: say how many with --replicas")
+    share = check.crowding(found, records, tiles_of, count)
+    return msgspec.structs.replace(found, crowding=share)
 
 
 def _held(found: Replica, files: Sequence[Path], tiles_of: dict[str, int], count: int) -> Replica:
@@ -148,6 +164,8 @@ def _costs(found: Replica) -> list[str]:
         error = found.errors.get(name)
         shown = f"{error:.0%}" if error is not None else "at its bound"
         lines.append(f"{name:<12}{1e6 * getattr(found.costs, name):>14.3f}   {shown}")
+    if found.crowding:
+        lines.append(f"a step takes {found.crowding:.0%} longer for each other replica at work")
     return lines + [f"{name}: {value:g}" for name, value in found.fit.items()]
 
 

@@ -70,6 +70,9 @@ def plan(
     prices: Annotated[Path | None, typer.Option(help="A table of prices of your own")] = None,
     json: options.Json = None,
     html: options.Html = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Of the table of prices, instead of the forecast's")
+    ] = None,
     emit: Annotated[Path | None, typer.Option(help="Write configuration into this folder")] = None,
 ) -> None:
     """Replicas over the day, dollars and configuration for a forecast, with their errors."""
@@ -78,7 +81,10 @@ def plan(
     from loadtest.planner.plan import plan as planned
 
     with console.reported():
-        found = planned(forecast.read(file), find(replica), money.prices(prices))
+        wanted = forecast.read(file)
+        if gpu:
+            wanted = wanted.model_copy(update={"fleet": wanted.fleet.on(gpu)})
+        found = planned(wanted, find(replica), money.prices(prices))
         print("\n".join(page.lines(found)))
         if json:
             console.write_json(json, found)

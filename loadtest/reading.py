@@ -15,8 +15,11 @@ from loadtest.core import Failure
 
 
 class _Details(msgspec.Struct):
+    """Those of pictures are said by our own service only."""
+
     cached_tokens: int | None = 0
     image_tokens: int | None = 0
+    cached_image_tokens: int | None = 0
 
 
 class _Usage(msgspec.Struct):
@@ -64,6 +67,7 @@ class Reading:
     __slots__ = (
         "_rest",
         "_stream",
+        "cached_image_tokens",
         "cached_tokens",
         "closing",
         "code",
@@ -73,6 +77,7 @@ class Reading:
         "first_token",
         "frames",
         "gaps",
+        "image_tokens",
         "last_token",
         "output_tokens",
         "pieces",
@@ -95,7 +100,7 @@ class Reading:
         self.frames = 0
         self.pieces: list[Any] = []
         self.prompt_tokens = self.output_tokens = -1
-        self.cached_tokens = 0
+        self.cached_tokens = self.image_tokens = self.cached_image_tokens = 0
         self.done = False
         self.truth: Any = None
         self._rest = b""
@@ -174,11 +179,12 @@ class Reading:
         self.pieces.append(piece)
 
     def _usage(self, usage: _Usage) -> None:
-        details = usage.prompt_tokens_details or _Details()
-        # Of the text: what pictures are for the engine is counted in pictures.
-        self.prompt_tokens = usage.prompt_tokens - (details.image_tokens or 0)
+        self.prompt_tokens = usage.prompt_tokens
         self.output_tokens = usage.completion_tokens
+        details = usage.prompt_tokens_details or _Details()
         self.cached_tokens = details.cached_tokens or 0
+        self.image_tokens = details.image_tokens or 0
+        self.cached_image_tokens = details.cached_image_tokens or 0
 
     def _whole(self, now: float) -> None:
         """Read a body that came in one piece. Errors need not be JSON: proxies send HTML."""

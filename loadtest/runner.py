@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 
-from loadtest import arrivals
+from loadtest import arrivals, due
 from loadtest.actors import Actors, Classes, Replay, Tenants
 from loadtest.client import clock
 from loadtest.core import Record, RunError
@@ -15,6 +15,7 @@ from loadtest.desk import until
 from loadtest.events import Events
 from loadtest.going import Controls, Share
 from loadtest.instrument import Measured, Meter
+from loadtest.presence import Presence
 from loadtest.scenario import Scenario
 from loadtest.series import Series
 from loadtest.slo import attained
@@ -28,7 +29,6 @@ _STEP = 0.001  # seconds between the starts of users: at once, they would wait f
 _IDS = 10**9  # requests that no worker makes: the ids of who takes its place lie beyond
 _LOOK = 0.1  # seconds between looks at what is wanted
 _TICK = 1.0  # seconds between the questions to a shape
-_PATIENCE = 3600.0  # a bounded number of requests comes to an end before so many seconds each
 
 
 class Run:
@@ -70,8 +70,7 @@ class Run:
         self._due = 0  # requests due so far and to come, in an open loop
         self._pending: deque[float] = deque()  # when those are due that have not been sent
         self._skipped = 0  # of those, requests that a lost worker was to send
-        self._present: dict[object, float] = {}  # when users came who are there
-        self._user_seconds = 0.0  # of those who are gone
+        self._presence = Presence(lambda: self._deadline)
         self._failure: BaseException | None = None
 
     def _cast(self) -> Actors:
@@ -177,7 +176,7 @@ class Run:
             self._deadline = min(self._deadline, clock())
             # What is due later than an early end was never to be sent.
             end = self._deadline - self.wire.began
-            self._due -= sum(due > end for due in self._pending)
+            self._due -= sum(each > end for each in self._pending)
 
     async def _drain(self) -> None:
         """Wait for what is in flight; when stopped, leave it."""
@@ -210,7 +209,7 @@ class Run:
         return len(self._tasks) if not self._exhausted() else self._wanted
 
     async def _user(self, number: int, begin: float) -> None:
-        """A user, until there are too many or no time; and how long they were there."""
+        """A user, until there are too many or no time."""
 
         def more(due: float) -> bool:
             if number >= self._wanted or due >= self._deadline or self._exhausted():
@@ -218,15 +217,8 @@ class Run:
             self.left = None if self.left is None else self.left - 1
             return True
 
-        stay = object()
-        self._present[stay] = begin
-        try:
+        with self._presence.stay(begin):
             await self._actors.user(number, begin, more, lambda: self._deadline)
-        finally:
-            self._user_seconds += self._stay(self._present.pop(stay))
-
-    def _stay(self, begin: float) -> float:
-        return max(0.0, min(clock(), self._deadline) - begin)
 
     def _exhausted(self) -> bool:
         return self.left is not None and self.left <= 0
@@ -255,44 +247,39 @@ class Run:
         """Send what is due when it is due, however many are still being answered."""
         self._pending = plan
         while self._pending or self._shape:
-            due = self.wire.began + self._pending[0] if self._pending else self._deadline
-            if await self._changed_before(due):
+            following = self.wire.began + self._pending[0] if self._pending else self._deadline
+            if await self._changed_before(following):
                 self._pending = self._plan(self.controls.rate, clock() - self.wire.began)
             elif self._pending:
                 self._pending.popleft()
-                self._spawn(self._actors.visit(due, lambda: self._deadline))
+                self._spawn(self._actors.visit(following, lambda: self._deadline))
         if self.scenario.duration is not None:
             await until(self._deadline)
 
     def _plan(self, rate: str | None = None, at: float = 0.0) -> deque[float]:
         """Due times from `at` on, of this worker."""
-        scenario, share = self.scenario, self._share
-        duration = scenario.duration or (scenario.requests or 0) * _PATIENCE
-        if self._trace:
-            times = [arrival.at for arrival in self._trace]
-        else:
-            profile = arrivals.profile(rate or scenario.load.rate or "", duration - at)
-            process = arrivals.process(scenario.load.arrivals)
-            times = arrivals.schedule(profile, process, duration - at, str(scenario.seed))
-            times = times[: scenario.requests][share.index :: share.count]
-        due = [at + each for each in times if not scenario.duration or at + each < duration]
+        share = self._share
+        traced = [arrival.at for arrival in self._trace]
+        times = traced or due.times(self.scenario, share, rate, at)
+        end = self.scenario.duration or float("inf")
+        ours = [at + each for each in times if at + each < end]
         if rate is None and self._resumed:
-            self._skipped = sum(each < self._resumed for each in due)
+            self._skipped = sum(each < self._resumed for each in ours)
             self._actors.skip(self._skipped)
             self.wire.first += self._skipped * share.count
-            due = due[self._skipped :]
-        self._due = self._skipped + self.wire.started + len(due)
-        return deque(due)
+            ours = ours[self._skipped :]
+        self._due = self._skipped + self.wire.started + len(ours)
+        return deque(ours)
 
-    async def _changed_before(self, due: float) -> bool:
-        """Wait for `due`; early and true if the load is changed meanwhile."""
+    async def _changed_before(self, moment: float) -> bool:
+        """Wait for it; early and true if the load is changed meanwhile."""
         changed = self.controls.changed
-        while (left := due - clock()) > _LOOK and not changed.is_set():  # noqa: ASYNC110
+        while (left := moment - clock()) > _LOOK and not changed.is_set():  # noqa: ASYNC110
             await asyncio.sleep(min(_LOOK, left - _LOOK / 2))
         if changed.is_set():
             changed.clear()
             return True
-        await until(due)
+        await until(moment)
         return False
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -313,12 +300,11 @@ class Run:
         if meter is None:
             raise RunError("the run has not begun")
         closed = self.scenario.load.concurrency is not None
-        here = sum(map(self._stay, self._present.values()))
         return Measured(
             series=self.series,
             open_loop=not closed,
             window=min(clock(), self._deadline) - wire.began,
-            offered=self._user_seconds + here if closed else float(self._due),
+            offered=self._presence.seconds if closed else float(self._due),
             started=wire.started,
             unfinished=self._unfinished,
             most_in_flight=wire.most,

@@ -100,7 +100,7 @@ def _access_log(lines: Iterable[str]) -> Iterator[Arrival]:
         usage, ended = row["usage"], datetime.fromisoformat(stamp.strip()[-23:])
         yield Arrival(
             ended.timestamp() - float(row["duration"]),
-            int(usage["prompt_tokens"]),
+            int(usage["prompt_tokens"]) - int(usage.get("image_tokens") or 0),
             int(usage["completion_tokens"]),
         )
 

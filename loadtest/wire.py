@@ -116,6 +116,8 @@ class Wire:
             prompt_tokens=reading.prompt_tokens,
             output_tokens=reading.output_tokens,
             cached_tokens=reading.cached_tokens,
+            image_tokens=reading.image_tokens,
+            cached_image_tokens=reading.cached_image_tokens,
         )
 
 

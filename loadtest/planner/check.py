@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
+
+import msgspec
 
 from loadtest.core import Record
 from loadtest.planner.model import Replica
@@ -14,6 +17,7 @@ from loadtest.summary import quantiles
 
 _QUANTITIES = ("service_ttft", "tpot", "service_e2e")
 _STATISTICS = ("p50", "p95", "mean")
+_HALVINGS = 10  # of the range of `crowding`
 
 
 def tally(records: Iterable[Record]) -> Tally:
@@ -49,7 +53,8 @@ def _again(
 ) -> list[Record]:
     load = Load(of_records(records, tiles_of))
     # HAProxy in front of the replicas gives to whoever has the fewest.
-    return list(Simulation(replica, load, Setting(replicas, "least")).records())
+    setting = Setting(replicas, "least", together=replicas)
+    return list(Simulation(replica, load, setting).records())
 
 
 def _row(part: str, name: str, statistic: str, sides: Sequence[Tally]) -> dict[str, Any]:
@@ -62,3 +67,23 @@ def _row(part: str, name: str, statistic: str, sides: Sequence[Tally]) -> dict[s
         "predicted_ms": predicted,
         "error": None if error is None else round(error, 4),
     }
+
+
+def crowding(
+    replica: Replica, records: Sequence[Record], tiles_of: Mapping[str, int], replicas: int
+) -> float:
+    """How much the replicas of one machine slow each other down, for their answers to take as long
+    in the mean as they did; 0 if they would be slower without."""
+    measured = _mean([record for record in records if not record.error])
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        crowded = msgspec.structs.replace(replica, crowding=middle)
+        slow = _mean(_again(crowded, records, tiles_of, replicas)) > measured
+        low, high = (low, middle) if slow else (middle, high)
+    return low
+
+
+def _mean(records: Sequence[Record]) -> float:
+    """Seconds from when requests were sent to their last tokens."""
+    return fmean(record.end - record.sent for record in records)

@@ -16,6 +16,7 @@ from math import ceil, sqrt
 
 from loadtest.planner.cache import Cache
 from loadtest.planner.fair import FairQueue
+from loadtest.planner.host import Host
 from loadtest.planner.model import Costs, Limits, Work
 from loadtest.planner.requests import Request
 from loadtest.planner.tiles import computed
@@ -25,11 +26,20 @@ _KEPT = 4096  # stretches, before old ones are forgotten
 
 class Engine:
     """The state of one replica. `until` is when its stretch ends; infinity if it is idle. Without
-    `timed` it does not remember when tokens came."""
+    `timed` it does not remember when tokens came. On a `host` with others it goes step by step."""
 
-    def __init__(self, costs: Costs, limits: Limits, number: int, timed: bool = True) -> None:
+    def __init__(
+        self,
+        costs: Costs,
+        limits: Limits,
+        number: int,
+        timed: bool = True,
+        host: Host | None = None,
+    ) -> None:
         self.number = number
         self._timed = timed
+        self._host = host
+        self._working = False  # as its host knows it
         self.costs, self.limits = costs, limits
         self.until = float("inf")
         self.version = 0  # of `until`
@@ -99,6 +109,7 @@ class Engine:
             lost.append(self.waiting.pop())
         self.until, self.version, self.ongoing = float("inf"), self.version + 1, 0
         self._rows, self._prefilling, self._stretch = [], [], 0
+        self._tell()
         return lost
 
     def gaps(self, request: Request) -> list[int]:
@@ -127,6 +138,7 @@ class Engine:
     def _prefilled(self, now: float) -> list[Request]:
         """Chunks have been computed; prompts that are complete have their first token."""
         mixed, work = self._mixed, self.done
+        work.prompts += mixed.prompts
         work.prefill += mixed.prefill
         work.attention += mixed.attention
         work.tiles += mixed.tiles
@@ -167,6 +179,21 @@ class Engine:
             self._stretch, self.until = 0, float("inf")
             self._ends.clear()
             self._forgotten = 0
+        if self._host is not None:
+            self._crowded(self._host, now)
+
+    def _crowded(self, host: Host, now: float) -> None:
+        """One step, as long as it takes beside whoever works now."""
+        self._tell()
+        if self._stretch > 1:
+            self._stretch, self.until = 1, now + self._decoding(1)
+        self.until = now + (self.until - now) * host.slowness
+
+    def _tell(self) -> None:
+        """The host knows whether it works."""
+        if self._host is not None:
+            self._host.working += (self._stretch > 0) - self._working
+            self._working = self._stretch > 0
 
     def _decoding(self, steps: int) -> float:
         """Seconds of so many steps that only decode."""
@@ -259,6 +286,7 @@ class Engine:
             work.tiles += request.encode
             request.encode = 0
             request.left -= taken
+            work.prompts += request.left == 0
         self._mixed = work
         return work
 

@@ -5,12 +5,14 @@ Two equations for each answered request, linear in the costs (`model.Costs`):
     from its first to its last token      = the steps between, what they decoded and prefilled
     to its first token, from the end of   = the steps between; its own prefill is among what
     the step that was going on when it      they did. Of an idle replica: from when it was sent,
-    was sent                                and `request` is added
+    came to the engine                      and what is spent before the engine is added
 
-What steps did is read off the other records: each token that anybody got was a row of a step, each
-first token ended a prefill. A prompt cut into chunks counts as prefilled where it ended. Costs are
-at least zero; outliers among the relative residuals are weighed down (Huber). Uncertainty: the same
-fit on resampled stretches of the runs.
+When a request came to the engine hangs on what is spent before that (`request`, `cut`), which is to
+be found: at first that is taken as nothing, then as what was found.
+
+What steps did is read off the other records (`steps`). Costs are at least zero; outliers among the
+relative residuals are weighed down (Huber). Uncertainty: the same fit on resampled stretches of the
+runs.
 """
 
 from __future__ import annotations
@@ -23,86 +25,17 @@ from numpy.typing import NDArray
 
 from loadtest.core import Record, UsageError
 from loadtest.planner.model import Costs, Limits, Replica
-from loadtest.planner.tiles import computed
+from loadtest.planner.steps import Array, Steps
 
-Array = NDArray[np.float64]
 NAMES = Costs.__struct_fields__
 _COLUMN = {name: index for index, name in enumerate(NAMES)}
 _ROWS = [_COLUMN[name] for name in ("row", "context", "cross")]
-_PREFILLS = [_COLUMN[name] for name in ("prefill", "attention", "tile")]
+_PREFILLS = [_COLUMN[name] for name in ("prompt", "prefill", "attention", "tile")]
 _LEAST = 30  # requests
 _DRAWS = 16
 _BLOCKS = 20  # stretches of a run, for resampling
+_PASSES = 3  # of when requests came to the engine
 _HUBER = 0.25  # relative residual from which an equation counts less
-
-
-class _Seen:
-    """The answered requests of one run, in order of when they were sent, and all their tokens."""
-
-    def __init__(self, records: Sequence[Record], tiles_of: Mapping[str, int]) -> None:
-        kept = sorted(
-            (r for r in records if not r.error and r.first_token and r.prompt_tokens > 0),
-            key=lambda record: record.sent,
-        )
-        self.count = len(kept)
-        self.sent = _column(r.sent for r in kept)
-        # An access log does not say when tokens came, thus not when the steps began.
-        self.timed = any(r.gaps for r in kept)
-        self.streamed = [r.stream and r.tokens > 1 for r in kept]
-        self.moments = [_moments(r) for r in kept]
-        self.first = _column(m[0] for m in self.moments)
-        self.last = _column(m[-1] for m in self.moments)
-        self.tiles = _column(tiles_of.get(r.tenant, 0) for r in kept)
-        prompt = _column(r.prompt_tokens for r in kept)
-        new = _column(r.prompt_tokens - r.cached_tokens for r in kept)
-        encoded = _column(computed(tiles_of.get(r.tenant, 0)) for r in kept)
-        self.prefills = np.stack([new, new * (prompt - new / 2), encoded], axis=1)
-        self._tokens(prompt)
-
-    def _tokens(self, prompt: Array) -> None:
-        """Every token in order of time: whose it is, and sums of what its rows cost so far."""
-        sizes = [len(each) for each in self.moments]
-        times = np.concatenate(self.moments) if self.count else np.zeros(0)
-        owner = np.repeat(np.arange(self.count), sizes)
-        index = np.concatenate([np.arange(n) for n in sizes]) if self.count else np.zeros(0)
-        decoded = (index > 0).astype(np.float64)  # a first token is no row, but a prefill
-        rows = np.stack(
-            [
-                decoded,
-                decoded * (prompt[owner] + index),
-                decoded * self.tiles[owner],
-                decoded / self._rows(times),  # of a step, of which there are so many rows
-            ],
-            axis=1,
-        )
-        order = np.argsort(times, kind="stable")
-        self.times = times[order]
-        self.sums = np.vstack([np.zeros(4), np.cumsum(rows[order], axis=0)])
-
-    def _rows(self, times: Array) -> Array:
-        """How many requests were being decoded at each of `times`."""
-        begun = np.searchsorted(np.sort(self.first), times, side="left")
-        ended = np.searchsorted(np.sort(self.last), times, side="left")
-        return np.maximum(1.0, (begun - ended).astype(np.float64))
-
-
-def _moments(record: Record) -> Array:
-    """When each token came: with a frame that carried text, the token that ends an answer at its
-    end; evenly spread where nothing is known of frames."""
-    first, count = record.first_token or 0.0, max(1, record.tokens)
-    if not record.stream or count == 1:
-        return np.array([record.end if not record.stream else first])
-    if not record.gaps:
-        return np.linspace(first, record.end, count)
-    frames: Array = first + np.concatenate([[0.0], np.cumsum(np.array(record.gaps)) / 1e6])
-    if len(frames) == count - 1:
-        return np.append(frames, max(record.end, frames[-1]))
-    # Frames that held several tokens. Where a step ended must stay: prompts begin there.
-    return np.take(frames, np.rint(np.linspace(0, len(frames) - 1, count)).astype(int))
-
-
-def _column(values: Any) -> Array:
-    return np.fromiter(values, dtype=np.float64)
 
 
 class Equations:
@@ -114,13 +47,13 @@ class Equations:
         self.block: list[int] = []
         self.kind: list[tuple[str, bool]] = []  # ttft or decode; with images or without
 
-    def add(self, records: Sequence[Record], tiles_of: Mapping[str, int]) -> None:
-        """The equations of one run."""
-        seen = _Seen(records, tiles_of)
+    def add(self, seen: Steps, costs: Costs) -> None:
+        """The equations of one run; of `costs`, what is spent before the engine."""
         run = (self.block[-1] + 1) if self.block else 0
+        came = seen.came(costs)
         for i in range(seen.count):
             place = run + i * _BLOCKS // seen.count, bool(seen.tiles[i])
-            row, waited = _waiting(seen, i)
+            row, waited = _waiting(seen, came, i)
             if seen.timed or row[_COLUMN["request"]]:
                 self._add("ttft", place, row, waited)
             if seen.streamed[i]:
@@ -135,43 +68,37 @@ class Equations:
             self.kind.append((kind, images))
 
 
-def _between(seen: _Seen, begin: float, end: float) -> tuple[Array, float]:
-    """What was done in the steps that ended in (begin, end], and how many they were."""
-    row = np.zeros(len(NAMES))
-    low, high = np.searchsorted(seen.times, (begin, end), side="right")
-    *done, steps = seen.sums[high] - seen.sums[low]
-    row[_ROWS] = done
-    inside = (seen.first > begin) & (seen.first <= end)
-    row[_PREFILLS] = seen.prefills[inside].sum(axis=0)
-    return row, float(steps)
-
-
-def _waiting(seen: _Seen, i: int) -> tuple[Array, float]:
+def _waiting(seen: Steps, came: Array, i: int) -> tuple[Array, float]:
     """Of the time to the first token."""
-    begin, idle = _boundary(seen, i)
+    begin, idle = _boundary(seen, came, i)
     row, steps = _between(seen, begin, seen.first[i])
-    row[_COLUMN["request"]] = idle
+    row[_COLUMN["request"]], row[_COLUMN["cut"]] = idle, idle * seen.tiles[i]
     row[_COLUMN["step"]] = max(1.0, steps)
     return row, float(seen.first[i] - begin)
 
 
-def _boundary(seen: _Seen, i: int) -> tuple[float, float]:
-    """When the step began that was going on when request `i` was sent; whether from idleness."""
-    sent = seen.sent[i]
-    going = (seen.sent < sent) & (seen.last > sent)
+def _boundary(seen: Steps, came: Array, i: int) -> tuple[float, float]:
+    """When the step began that was going on when request `i` came; or, if none was, when the
+    request was sent."""
+    going = (came < came[i]) & (seen.last > came[i])
     if not going.any():
-        return float(sent), 1.0
-    at = int(np.searchsorted(seen.times, sent, side="right"))
+        return float(seen.sent[i]), 1.0
+    at = int(np.searchsorted(seen.times, came[i], side="right"))
     before = float(seen.times[at - 1]) if at else -np.inf
-    begun = float(seen.sent[going].min())
-    return (before, 0.0) if before > begun else (begun, 1.0)
+    return max(before, float(came[going].min())), 0.0
 
 
-def _decoding(seen: _Seen, i: int) -> tuple[Array, float]:
+def _decoding(seen: Steps, i: int) -> tuple[Array, float]:
     begin, end = seen.first[i], seen.last[i]
     row, _ = _between(seen, begin, end)
-    row[_COLUMN["step"]] = len(seen.moments[i]) - 1
+    row[_COLUMN["step"]] = seen.sizes[i] - 1
     return row, float(end - begin)
+
+
+def _between(seen: Steps, begin: float, end: float) -> tuple[Array, float]:
+    row = np.zeros(len(NAMES))
+    row[_ROWS], row[_PREFILLS], steps = seen.between(begin, end)
+    return row, steps
 
 
 def solve(features: Array, seconds: Array) -> Array:
@@ -229,13 +156,15 @@ def fit(
     Raises:
         UsageError: too few requests were answered.
     """
-    equations = Equations()
-    for records in runs:
-        equations.add(records, tiles_of)
-    if len(equations.seconds) < 2 * _LEAST:
-        raise UsageError(f"too few answered requests with usage: at least {_LEAST} are needed")
-    a, b = np.stack(equations.features), np.array(equations.seconds)
-    costs = solve(a, b)
+    costs, seen = np.zeros(len(NAMES)), [Steps(records, tiles_of) for records in runs]
+    for _ in range(_PASSES):
+        equations = Equations()
+        for each in seen:
+            equations.add(each, _costs(costs))
+        if len(equations.seconds) < 2 * _LEAST:
+            raise UsageError(f"too few answered requests with usage: at least {_LEAST} are needed")
+        a, b = np.stack(equations.features), np.array(equations.seconds)
+        costs = solve(a, b)
     draws = _resampled(a, b, np.array(equations.block))
     return Replica(
         name=name,
@@ -250,7 +179,7 @@ def fit(
         draws=tuple(_costs(each) for each in draws),
         sources=tuple(sources),
         cold_start=cold_start,
-        fit=_residuals(equations, a @ costs, b),
+        fit={**_residuals(equations, a @ costs, b), **_drift(seen)},
     )
 
 
@@ -267,6 +196,12 @@ def _resampled(a: Array, b: Array, block: NDArray[Any]) -> Array:
         chosen = np.concatenate([rows[j] for j in rng.integers(0, len(rows), len(rows))])
         draws.append(solve(a[chosen], b[chosen]))
     return np.stack(draws)
+
+
+def _drift(seen: Sequence[Steps]) -> dict[str, float]:
+    """By how much the machine was slower in one run than in another."""
+    paces = [pace for each in seen if (pace := each.pace())]
+    return {"machine_drift": round(max(paces) / min(paces) - 1, 4)} if len(paces) > 1 else {}
 
 
 def _residuals(equations: Equations, predicted: Array, seconds: Array) -> dict[str, float]:

@@ -7,7 +7,7 @@ at random. A replica takes no more than `ongoing` requests; the others wait at t
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from loadtest.planner.engine import Engine
 
@@ -62,8 +62,9 @@ class Fleet:
 
     def changed(self, engine: Engine) -> None:
         """Its number of ongoing requests is another."""
-        if self._least and engine.number in self._load:
-            del self._by_load[self._load[engine.number]][engine.number]
+        known = self._load.get(engine.number)
+        if known is not None and known != engine.ongoing:
+            del self._by_load[known][engine.number]
             self._place(engine)
 
     def _of_two(self) -> Engine:
@@ -91,3 +92,39 @@ class Fleet:
         self._by_load[load][engine.number] = engine
         self._load[engine.number] = load
         self._lowest = min(self._lowest, load)
+
+
+class Rollout:
+    """A rolling update: which replicas are yet to be replaced, at most `surge` at a time."""
+
+    def __init__(self, surge: int) -> None:
+        self._surge = surge
+        self._old: list[Engine] = []
+        self._starting = 0  # to take the place of one
+        self._leaving: set[int] = set()  # replaced, and ending what they have begun
+
+    def begin(self, serving: Iterable[Engine]) -> None:
+        """All that serve now are old."""
+        self._old = list(serving)
+
+    def due(self) -> int:
+        """How many are to be started now; one that is leaving still has its GPU."""
+        room = min(self._surge - len(self._leaving), len(self._old))
+        found = max(0, room - self._starting)
+        self._starting += found
+        return found
+
+    def replaced(self) -> Engine | None:
+        """A replica is ready: whose place it takes, if anybody's."""
+        if not self._starting:
+            return None
+        self._starting -= 1
+        old = self._old.pop()
+        self._leaving.add(old.number)
+        return old
+
+    def left(self, number: int) -> bool:
+        """A replica is gone; whether it was one that had been replaced."""
+        known = number in self._leaving
+        self._leaving.discard(number)
+        return known

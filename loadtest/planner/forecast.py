@@ -63,6 +63,7 @@ class Fleet(BaseModel):
     least: int = Field(default=1, ge=1)
     spare: int = Field(default=1, ge=0)
     surge: float = Field(default=0.25, gt=0, le=1)
+    together: int = Field(default=1, ge=1, description="Replicas that share a machine")
     router: Literal["two", "least"] = "two"
     commitment: Literal["on-demand", "reserved", "spot"] = "on-demand"
     gpu: str = "h100"
@@ -71,6 +72,10 @@ class Fleet(BaseModel):
     image_tokens: float = Field(
         default=0, ge=0, description="Input tokens the hosted API bills for a tile"
     )
+
+    def on(self, gpu: str) -> Fleet:
+        """The same on another GPU."""
+        return self.model_copy(update={"gpu": gpu})
 
 
 class Forecast(BaseModel):

@@ -56,4 +56,6 @@ def _record(number: int, row: dict[str, Any]) -> Record:
         prompt_tokens=int(usage["prompt_tokens"]),
         output_tokens=int(usage["completion_tokens"]),
         cached_tokens=int(usage.get("cached_tokens") or 0),
+        image_tokens=int(usage.get("image_tokens") or 0),
+        cached_image_tokens=int(usage.get("cached_image_tokens") or 0),
     )

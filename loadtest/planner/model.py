@@ -4,7 +4,8 @@ An engine with continuous batching works in steps. A step decodes one token for 
 request (a row) and prefills some prompt tokens; its time is taken as linear in what it does:
 
     step + row·rows + context·(tokens in the rows' KV) + cross·(tiles the rows attend to)
-         + prefill·(new prompt tokens) + attention·(new tokens x tokens before them) + tile·tiles
+         + prompt·(prompts that end) + prefill·(new prompt tokens)
+         + attention·(new tokens x tokens before them) + tile·tiles
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from loadtest.core import UsageError
 
 
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Seconds for one of each; see the module. `request` is spent outside the engine, on HTTP."""
+    """Seconds for one of each; see the module. Outside the engine, while it goes on with others:
+    `request` on HTTP and tokens, `cut` on a tile, before it is there."""
 
     step: float
     row: float = 0.0
     context: float = 0.0
     cross: float = 0.0
+    prompt: float = 0.0
     prefill: float = 0.0
     attention: float = 0.0
     tile: float = 0.0
     request: float = 0.0
+    cut: float = 0.0
 
     def seconds(self, work: Work) -> float:
         """How long a step with this work takes."""
@@ -37,6 +41,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             + self.row * work.rows
             + self.context * work.context
             + self.cross * work.cross
+            + self.prompt * work.prompts
             + self.prefill * work.prefill
             + self.attention * work.attention
             + self.tile * work.tiles
@@ -49,6 +54,7 @@ class Work(msgspec.Struct):
     rows: float = 0.0
     context: float = 0.0
     cross: float = 0.0
+    prompts: float = 0.0
     prefill: float = 0.0
     attention: float = 0.0
     tiles: float = 0.0
@@ -79,6 +85,8 @@ class Replica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `origin` is `measured` or `predicted`. `errors` are relative standard errors of costs; `draws`
     other costs that fit the measurement about as well, for intervals. `cold_start` in seconds.
+    `crowding`: how much longer its steps take, as a share, for each other one that works on its
+    machine.
     """
 
     name: str
@@ -89,6 +97,7 @@ class Replica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     draws: tuple[Costs, ...] = ()
     sources: tuple[str, ...] = ()
     cold_start: float = 180.0
+    crowding: float = 0.0
     fit: dict[str, float] = {}
 
     def alternatives(self, count: int) -> list[Costs]:

@@ -88,8 +88,8 @@ def tokens(records: Iterable[Record], tiles_of: Mapping[str, float]) -> dict[str
             continue
         own = found.setdefault(record.tenant, Tokens())
         own.requests += 1
-        own.input += record.prompt_tokens - record.cached_tokens
-        own.cached += record.cached_tokens
+        own.input += record.text_tokens - record.cached_text_tokens
+        own.cached += record.cached_text_tokens
         own.output += record.tokens
         own.image += tiles_of.get(record.tenant, 0.0)
     return found
@@ -103,7 +103,10 @@ def marginal(work: Work, costs: Costs, used: Tokens, overlap: float) -> dict[str
     """
     looked = costs.attention * min(overlap, work.attention)
     spent = {
-        "input": costs.prefill * work.prefill + costs.attention * work.attention - looked,
+        "input": costs.prompt * work.prompts
+        + costs.prefill * work.prefill
+        + costs.attention * work.attention
+        - looked,
         "cached": looked,
         "output": costs.step * work.steps + costs.row * work.rows + costs.context * work.context,
         "image": costs.tile * work.tiles + costs.cross * work.cross,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -12,24 +12,47 @@ from loadtest.html import STYLE
 from loadtest.plots import lines_plot
 
 
-def shown(figure: Mapping[str, Any] | None, money: bool = False) -> str:
-    """`12 (10 to 15), simulated`."""
-    if figure is None:
-        return "none found"
-    sign = "$" if money else ""
-    text = sign + _plain(figure["value"])
-    if "low" in figure:
-        text += f" ({sign}{_plain(figure['low'])} to {sign}{_plain(figure['high'])})"
-    return f"{text}, {figure['origin']}"
-
-
 def _plain(value: float) -> str:
     """Without powers of ten."""
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.5g}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.4g}"
+
+
+def _dollars(value: float) -> str:
+    """Whole ones of many, cents of few."""
+    digits = ",.0f" if value >= 100 else ",.2f" if value >= 1 else ".3g"
+    return f"${value:{digits}}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0%}"
+
+
+def shown(figure: Mapping[str, Any] | None, text: Callable[[float], str] = _plain) -> str:
+    """`12 (10 to 15), simulated`."""
+    return "none found" if figure is None else f"{_spanned(figure, text)}, {figure['origin']}"
+
+
+def _spanned(figure: Mapping[str, Any], text: Callable[[float], str]) -> str:
+    if "low" not in figure:
+        return text(figure["value"])
+    return f"{text(figure['value'])} ({text(figure['low'])} to {text(figure['high'])})"
+
+
+def headline(plan: Mapping[str, Any]) -> str:
+    """The plan in a sentence."""
+    cost, hosted = plan["cost"], plan["hosted"]
+    replicas = _spanned(plan["fleet"]["peak"], _plain)
+    month = _spanned(cost["month_following_the_day"], _dollars)
+    return (
+        f"{replicas} replicas on {cost['gpu']['name']} bear this forecast's busiest hour; a month, "
+        f"following the day, is {month}. At {hosted['name']} it would be "
+        f"{_dollars(hosted['month']['value'])}."
+    )
 
 
 def lines(plan: Mapping[str, Any]) -> Iterator[str]:
     """The answer first, then what it rests on."""
+    yield headline(plan)
     for index, (_, facts) in enumerate(_parts(plan)):
         if index == 1:
             yield ""
@@ -50,7 +73,7 @@ def _parts(plan: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
 def _prices(per_million: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, each in per_million.items():
         unit = "tiles" if name == "image" else "tokens"
-        marginal, full = shown(each["marginal"], True), shown(each["full"], True)
+        marginal, full = shown(each["marginal"], _dollars), shown(each["full"], _dollars)
         yield f"A million {name} {unit}", f"marginal {marginal}; full {full}"
 
 
@@ -78,10 +101,10 @@ def _answer(fleet: Any, cost: Any, hosted: Any) -> Iterator[tuple[str, str]]:
         f"More become needed while one starts ({start['value']:g} s, {start['origin']})",
         shown(fleet["needed_while_one_starts"]),
     )
-    yield "An hour of the peak", shown(cost["peak_hour"], True)
-    yield "A month, following the day", shown(cost["month_following_the_day"], True)
-    yield "A month, always at peak size", shown(cost["month_at_peak_size"], True)
-    yield f"The same at {hosted['name']}", shown(hosted["month"], True)
+    yield "An hour of the peak", shown(cost["peak_hour"], _dollars)
+    yield "A month, following the day", shown(cost["month_following_the_day"], _dollars)
+    yield "A month, always at peak size", shown(cost["month_at_peak_size"], _dollars)
+    yield f"The same at {hosted['name']}", shown(hosted["month"], _dollars)
     yield f"As cheap as {hosted['name']} from", _times(hosted)
 
 
@@ -94,6 +117,7 @@ def _grounds(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Beyond it misses", f"{capacity['binding']}; bottleneck: {capacity['bottleneck']}"
     yield "A fleet's replica against one alone", shown(capacity["scaling_efficiency"])
     yield "The peak, simulated", _verdict(check["at_peak"])
+    yield "The same while all replicas are updated", _verdict(check["during_an_update"])
     lost = f"{check['lost']['value']:.1%} of the requests of {check['seconds']:.0f} s are lost"
     yield "The same while the spare replicas die", f"{_verdict(check['with_spare_lost'])}; {lost}"
 
@@ -119,6 +143,7 @@ def html(plan: Mapping[str, Any]) -> str:
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Capacity plan</title>"
         f"<style>{STYLE}td,th{{text-align:left}}</style><h1>Capacity plan</h1>"
+        f"<p><b>{escape(headline(plan))}</b></p>"
         f"{_facts(plan, slice(0, 1))}{_warnings(plan)}{_LEGEND}"
         f"<figure><figcaption>Replicas over the day</figcaption>{lines_plot(replicas, 'h', '')}"
         f"</figure><figure><figcaption>Requests per second</figcaption>"
@@ -152,8 +177,8 @@ def _tenants(rows: Sequence[Mapping[str, Any]]) -> str:
     return _table(
         ("tenant", "requests a month", "a month", "hosted"),
         [
-            (row["name"], shown(row["requests_a_month"]), shown(row["month"], True),
-             shown(row["hosted_month"], True))
+            (row["name"], shown(row["requests_a_month"]), shown(row["month"], _dollars),
+             shown(row["hosted_month"], _dollars))
             for row in rows
         ],
     )  # fmt: skip
@@ -162,8 +187,12 @@ def _tenants(rows: Sequence[Mapping[str, Any]]) -> str:
 def _uncertainty(rows: Sequence[Mapping[str, Any]]) -> str:
     return _table(
         ("cost", "standard error", "share of the capacity it may take"),
-        [(row["cost"], shown(row["standard_error"]), shown(row["capacity_lost"])) for row in rows],
-    )
+        [
+            (row["cost"], shown(row["standard_error"], _percent),
+             shown(row["capacity_lost"], _percent))
+            for row in rows
+        ],
+    )  # fmt: skip
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

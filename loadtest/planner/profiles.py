@@ -96,6 +96,12 @@ def profile(name: str) -> Replica:
     )
 
 
+def gpu(name: str) -> str | None:
+    """The GPU that a model of this name is of, if it is a profile's."""
+    found = _file().profiles.get(name)
+    return found.gpu if found else None
+
+
 def find(text: str) -> Replica:
     """A model file, or a profile by its name; a file of that name in this folder replaces it.
 

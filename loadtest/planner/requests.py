@@ -217,10 +217,10 @@ def of_records(records: Iterable[Record], tiles_of: Mapping[str, int]) -> list[R
         Request(
             tenant=record.tenant,
             due=record.sent,
-            prompt=max(1, record.prompt_tokens),
+            prompt=max(1, record.text_tokens),
             output=max(1, record.tokens),
             tiles=tiles_of.get(record.tenant, 0),
-            cached=record.cached_tokens,
+            cached=record.cached_text_tokens,
             stream=record.stream,
         )
         for record in records

@@ -30,7 +30,9 @@ def marginal(alone: Capacity, replica: Replica, forecast: Forecast) -> dict[str,
     sample = money.tokens(kept.records, own).values()
     whole = Tokens(*(sum(getattr(t, n) for t in sample) for n in Tokens.__slots__))
     prefilled = kept.work.prefill / whole.input if whole.input else 1.0
-    overlap = sum((r.prompt_tokens - r.cached_tokens) * r.cached_tokens for r in kept.records)
+    overlap = sum(
+        (r.text_tokens - r.cached_text_tokens) * r.cached_text_tokens for r in kept.records
+    )
     used = whole.scaled(prefilled)
     return money.marginal(kept.work, replica.costs, used, overlap * prefilled)
 

@@ -17,8 +17,10 @@ from typing import Any
 from loadtest.core import Failure, Record
 from loadtest.planner.engine import Engine
 from loadtest.planner.fair import FairQueue
-from loadtest.planner.fleet import Fleet
+from loadtest.planner.fleet import Fleet, Rollout
+from loadtest.planner.host import Host
 from loadtest.planner.model import Replica, Work
+from loadtest.planner.record import answered, failed
 from loadtest.planner.requests import Load, Request
 from loadtest.planner.scaling import Policy, Reports
 
@@ -28,6 +30,7 @@ class Setting:
     """The fleet around a replica. `failures` are moments at which one replica dies; another is
     started at once. `updates` are moments of rolling updates, `surge` replicas at a time.
     `blind` are spans in which the autoscaler sees no metrics. `gaps`: whether records have them.
+    So many replicas as are `together` share a machine.
     """
 
     replicas: int = 1
@@ -40,6 +43,7 @@ class Setting:
     blind: tuple[tuple[float, float], ...] = ()
     seed: int = 0
     gaps: bool = True
+    together: int = 1
 
 
 class _Event(IntEnum):
@@ -49,6 +53,7 @@ class _Event(IntEnum):
     TICK = 3
     FAIL = 4
     UPDATE = 5
+    CUT = 6
 
 
 _STRETCH = int(_Event.STRETCH)  # most events are this one
@@ -66,6 +71,7 @@ class Simulation:
         self.sizes: list[tuple[float, int]] = []  # when the fleet's size changed, and to what
         self.decided: list[tuple[float, int, int]] = []  # when the autoscaler did, from and to
         self._load = load
+        self._hosts: dict[int, Host] = {}
         self._fleet = Fleet(self._made, setting.router, setting.ongoing, setting.seed)
         self._queue: FairQueue[Request] = FairQueue()
         self._events: list[tuple[float, int, int, Any, int]] = []
@@ -74,9 +80,7 @@ class Simulation:
         self._starting = 0
         self._reports = Reports()
         self._born: dict[int, float] = {}
-        self._doomed: list[Engine] = []  # to be replaced by the rolling update
-        self._surging = 0  # starting, to replace them
-        self._leaving: set[int] = set()  # replaced, and ending what they have begun
+        self._rollout = Rollout(setting.surge)
 
     @property
     def work(self) -> Work:
@@ -143,8 +147,8 @@ class Simulation:
 
     def _happens(self, kind: int, what: Any) -> list[Record]:
         """Anything but the end of a stretch."""
-        if kind == _Event.DUE:
-            refused = self._due(what)
+        if kind in (_Event.DUE, _Event.CUT):
+            refused = self._due(what) if kind == _Event.DUE else self._route(what)
             return [refused] if refused else []
         if kind == _Event.FAIL:
             return self._fail()
@@ -157,7 +161,14 @@ class Simulation:
         return []
 
     def _due(self, request: Request) -> Record | None:
-        """Route it; it waits at the router if nobody may take it, or is refused."""
+        """It has come; its pictures are to be cut before an engine can have it."""
+        if request.tiles and (later := self.replica.costs.cut * request.tiles):
+            self._plan(self.now + later, _Event.CUT, request)
+            return None
+        return self._route(request)
+
+    def _route(self, request: Request) -> Record | None:
+        """Give it to a replica; it waits at the router if nobody may take it, or is refused."""
         engine = None if self._queue.count else self._fleet.choose()
         if engine is None:
             cost = (request.prompt + request.output) / request.weight
@@ -166,7 +177,7 @@ class Simulation:
             self.refused += 1
             engine.meet(request)
             self._again(request, self.now)
-            return self._refusal(request)
+            return failed(next(self._ids), request, self.now, "http_429", 429)
         else:
             self._give(engine, request)
         return None
@@ -209,17 +220,23 @@ class Simulation:
             self._plan(found.due, _Event.DUE, found)
 
     def _made(self, number: int) -> Engine:
-        engine = Engine(self.replica.costs, self.replica.limits, number, self.setting.gaps)
+        costs, limits = self.replica.costs, self.replica.limits
+        engine = Engine(costs, limits, number, self.setting.gaps, self._host(number))
         self.engines.append(engine)
         self._born[number] = self.now  # a replica that loads its model is paid for as well
         self.sizes.append((self.now, len(self._born)))
         return engine
 
+    def _host(self, number: int) -> Host | None:
+        if self.setting.together == 1:
+            return None
+        place = number // self.setting.together
+        return self._hosts.setdefault(place, Host(self.replica.crowding))
+
     def _gone(self, number: int) -> None:
         self.replica_seconds += self.now - self._born.pop(number)
         self.sizes.append((self.now, len(self._born)))
-        if number in self._leaving:
-            self._leaving.remove(number)
+        if self._rollout.left(number):
             self._renew()
 
     def _serve(self, engine: Engine) -> None:
@@ -234,10 +251,7 @@ class Simulation:
     def _ready(self, engine: Engine) -> None:
         self._starting -= 1
         self._serve(engine)
-        if self._surging:
-            self._surging -= 1
-            old = self._doomed.pop()
-            self._leaving.add(old.number)
+        if (old := self._rollout.replaced()) is not None:
             self._retire(old)
 
     def _retire(self, engine: Engine) -> None:
@@ -254,21 +268,18 @@ class Simulation:
         self._fleet.withdraw(engine)
         found = []
         for request in engine.lose():
-            found.append(self._lost(request))
+            found.append(failed(next(self._ids), request, self.now, str(Failure.TRUNCATED), 0))
             self._again(request, self.now)
         self._gone(engine.number)
         self._start()
         return found
 
     def _update(self) -> None:
-        self._doomed = list(self._fleet.serving)
+        self._rollout.begin(self._fleet.serving)
         self._renew()
 
     def _renew(self) -> None:
-        """Start what the surge allows; a replica that is leaving still has its GPU."""
-        room = self.setting.surge - len(self._leaving)
-        while self._surging < min(room, len(self._doomed)):
-            self._surging += 1
+        for _ in range(self._rollout.due()):
             self._start()
 
     def _look(self) -> None:
@@ -290,41 +301,6 @@ class Simulation:
         self._plan(self.now + policy.interval, _Event.TICK)
 
     def _answer(self, engine: Engine, request: Request) -> Record:
-        later = self.replica.costs.request
-        end = self.now + later
-        stream = request.stream
-        gaps = engine.gaps(request) if stream and request.output > 1 and self.setting.gaps else []
-        return Record(
-            id=next(self._ids),
-            tenant=request.tenant,
-            stream=stream,
-            intended=request.due,
-            sent=request.due,
-            first_byte=request.first + later if stream else end,
-            first_token=request.first + later if stream else end,
-            end=end,
-            gaps=gaps,
-            frames=request.output if stream else 1,
-            status=200,
-            prompt_tokens=request.prompt,
-            output_tokens=request.output,
-            cached_tokens=request.cached,
-        )
-
-    def _refusal(self, request: Request) -> Record:
-        return self._failed(request, "http_429", 429)
-
-    def _lost(self, request: Request) -> Record:
-        return self._failed(request, str(Failure.TRUNCATED), 0)
-
-    def _failed(self, request: Request, error: str, status: int) -> Record:
-        return Record(
-            id=next(self._ids),
-            tenant=request.tenant,
-            stream=request.stream,
-            intended=request.due,
-            sent=request.due,
-            end=self.now,
-            status=status,
-            error=error,
-        )
+        timed = request.stream and request.output > 1 and self.setting.gaps
+        gaps = engine.gaps(request) if timed else []
+        return answered(next(self._ids), request, self.now, self.replica.costs.request, gaps)

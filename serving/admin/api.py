@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serving.admin import calls
+from serving.admin.bodies import wrong
 from serving.admin.calls import Call, Handler, Text
 from serving.errors import InvalidInput, NotPermitted, ServingError, StoreDown, UnknownObject
 from serving.gateway.auth import bearer
@@ -84,7 +85,7 @@ def _work(database: Database, handler: Handler, call: Call) -> object:
     except IntegrityError as error:
         raise InvalidInput("such an account exists already") from error
     except ValidationError as error:
-        raise InvalidInput(_first(error)) from error
+        raise InvalidInput(wrong(error)) from error
     except ValueError as error:
         raise InvalidInput(str(error)) from error
     except Down as error:
@@ -98,12 +99,6 @@ async def _body(request: Request) -> bytes:
         if len(data) > _MAX_BODY:
             raise InvalidInput(f"the body is longer than {_MAX_BODY} bytes")
     return data
-
-
-def _first(error: ValidationError) -> str:
-    """Where and what, without the value."""
-    found = error.errors(include_input=False, include_url=False)[0]
-    return f"'/{'/'.join(map(str, found['loc']))}' {found['msg']}"
 
 
 def _answered(result: object) -> Response:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from serving.core import Limits
 from serving.tenancy.prices import PICODOLLARS, dollars
+
+_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Count = Annotated[int, Field(ge=0, le=10**15)]  # which databases hold and Lua counts exactly
 
 
 class _Body(BaseModel):
@@ -19,9 +22,9 @@ class _Body(BaseModel):
 class NewAccount(_Body):
     """Without an `id` one is made. `pool` joins a public pool of cached prompts."""
 
-    name: str = Field(min_length=1, max_length=200)
+    name: _Name
     id: str = Field(default="", pattern="^([0-9a-f]{32})?$")
-    pool: str | None = Field(default=None, max_length=200)
+    pool: _Name | None = None
 
 
 class Switch(_Body):
@@ -33,7 +36,7 @@ class Switch(_Body):
 class NewToken(_Body):
     """`expires_at` is ISO 8601 with its time zone."""
 
-    name: str = Field(min_length=1, max_length=200)
+    name: _Name
     role: Literal["member", "admin"] = "member"
     scopes: list[Literal["ai", "admin"]] = Field(default=["ai"], min_length=1)
     expires_at: AwareDatetime | None = None
@@ -46,15 +49,15 @@ class NewToken(_Body):
 class LimitsBody(_Body):
     """`core.Limits`, with money in dollars. What is absent is unlimited."""
 
-    requests_per_minute: int | None = Field(default=None, ge=0)
-    tokens_per_minute: int | None = Field(default=None, ge=0)
-    concurrent_requests: int | None = Field(default=None, ge=0)
-    tokens_per_day: int | None = Field(default=None, ge=0)
-    tokens_per_month: int | None = Field(default=None, ge=0)
+    requests_per_minute: _Count | None = None
+    tokens_per_minute: _Count | None = None
+    concurrent_requests: _Count | None = None
+    tokens_per_day: _Count | None = None
+    tokens_per_month: _Count | None = None
     usd_per_day: Decimal | None = Field(default=None, ge=0, le=1_000_000, decimal_places=12)
     usd_per_month: Decimal | None = Field(default=None, ge=0, le=1_000_000, decimal_places=12)
-    max_context: int | None = Field(default=None, ge=1)
-    max_images: int | None = Field(default=None, ge=0)
+    max_context: Annotated[_Count, Field(ge=1)] | None = None
+    max_images: _Count | None = None
     weight: int | None = Field(default=None, ge=1, le=1000)
     priority: int | None = Field(default=None, ge=0, le=100)
 
@@ -74,6 +77,12 @@ class LimitsBody(_Body):
             pico = getattr(limits, f"picodollars_per_{period}")
             values[f"usd_per_{period}"] = None if pico is None else Decimal(dollars(pico))
         return cls(**values)
+
+
+def wrong(error: ValidationError) -> str:
+    """Where and what, without the value."""
+    found = error.errors(include_input=False, include_url=False)[0]
+    return f"'/{'/'.join(map(str, found['loc']))}' {found['msg']}"
 
 
 def _ms(moment: datetime) -> int:

@@ -38,6 +38,7 @@ class Call:
 
 
 Handler = Callable[[Connection, Call], object]
+_MOST_CHANGES = 1000
 
 
 class Text(str):
@@ -121,6 +122,8 @@ def show_usage(connection: Connection, call: Call) -> object:
     end = _moment(query.get("to"), now + timedelta(seconds=1))
     by = tuple(filter(None, query.get("by", "").split(",")))
     account = call.path.get("account")
+    if account is not None:
+        accounts.find(connection, account)
     lines = usage.sums(connection, begin, end, period=query.get("period"), by=by, account=account)
     rows = usage.as_dicts(lines, by)
     return Text(usage.as_csv(rows)) if query.get("format") == "csv" else rows
@@ -134,7 +137,10 @@ def show_invoice(connection: Connection, call: Call) -> object:
 
 def show_audit(connection: Connection, call: Call) -> object:
     """The latest changes: `limit` (100)."""
-    rows = accounts.audited(connection, int(call.query.get("limit", "100")))
+    limit = call.query.get("limit", "100")
+    if not limit.isdecimal() or not 1 <= int(limit) <= _MOST_CHANGES:
+        raise ValueError(f"limit is 1 to {_MOST_CHANGES}")
+    rows = accounts.audited(connection, int(limit))
     return [{**row._mapping, "detail": json.loads(row.detail)} for row in rows]
 
 

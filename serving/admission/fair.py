@@ -2,8 +2,10 @@
 
 The virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024):
 every tenant has a counter of service received, over its weight; the one with the least is next. A
-tenant that comes back from idleness starts at the counter of those who are waiting, so nobody
-saves up. Costs are estimates when a turn is given, corrected when the truth is known. Pure.
+tenant that comes back from idleness starts at the counter of those who are waiting less a credit:
+whoever sends its share at random moments is ahead of it now and behind it then, and waits for none
+of that, but nobody saves up more. Costs are estimates when a turn is given, corrected when the
+truth is known. Pure.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Set
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 LAST: Final = 1 << 62
 """The priority of what gives way to everything."""
 _PIXELS_PER_TOKEN = 196  # a tile of 560 x 560 becomes 1601 tokens
+_MARGIN = 2  # requests; of those who always have somebody waiting each is one behind at times
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +52,7 @@ class FairQueue:
         self.tokens = 0
         self.pixels = 0
         self.cost = 0.0
+        self.credit = 0.0  # the service that a tenant may have had less, and make up for
         self._flows: dict[str, _Flow] = {}
         self._active: dict[str, _Flow] = {}  # those with somebody waiting
         self._level = 0.0  # the counter of whoever was served last
@@ -66,6 +71,19 @@ class FairQueue:
             self._active.values(), key=lambda flow: (flow.queue[0].priority, flow.counter)
         )
         return [flow.queue[0] for flow in flows]
+
+    def owes(self, item: Waiting) -> bool:
+        """Whether others have had more service than the item's tenant, by far."""
+        others = (flow.counter for name, flow in self._active.items() if name != item.flow)
+        most = min(self._level, max(others, default=inf))
+        own = self._flows.get(item.flow, _Flow(-inf)).counter
+        behind = most - max(own, self._level - self.credit)
+        return behind >= _MARGIN * item.cost / item.weight
+
+    def owed(self) -> Waiting | None:
+        """The first of the least served tenant, if the others owe it service."""
+        least = min(self._active.values(), key=lambda flow: flow.counter, default=None)
+        return least.queue[0] if least is not None and self.owes(least.queue[0]) else None
 
     def push(self, item: Waiting) -> None:
         """Behind the others of its tenant."""
@@ -124,15 +142,11 @@ class FairQueue:
         if flow is None:
             if len(self._flows) > 10_000:
                 self._forget()
-            flow = self._flows[item.flow] = _Flow(self._level)
+            flow = self._flows[item.flow] = _Flow(-inf)
         flow.weight = item.weight
         if not flow.queue:
-            flow.counter = max(flow.counter, self._floor())
+            flow.counter = max(flow.counter, self._level - self.credit)
         return flow
-
-    def _floor(self) -> float:
-        """Where a tenant starts that was idle."""
-        return min((flow.counter for flow in self._active.values()), default=self._level)
 
     def _left(self, name: str, flow: _Flow) -> None:
         if not flow.queue:
@@ -140,11 +154,10 @@ class FairQueue:
 
     def _forget(self) -> None:
         """Idle tenants that have nothing to make up for."""
-        floor = self._floor()
         self._flows = {
             name: flow
             for name, flow in self._flows.items()
-            if name in self._active or flow.counter > floor
+            if name in self._active or flow.counter > self._level - self.credit
         }
 
     def _count(self, flow: _Flow, item: Waiting, sign: int) -> None:

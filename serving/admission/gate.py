@@ -95,13 +95,13 @@ class Gate:
         reserved, store = await self._reserve(caller, generation, size, output, headers)
         item = Waiting(
             flow=_flow(caller, generation),
-            cost=size.prompt_tokens + size.tiles * TILE + output * OUTPUT,
+            cost=size.text_tokens + size.tiles * TILE + output * OUTPUT,
             tokens=size.prompt_tokens + output,
             pixels=size.pixels,
             weight=caller.account_limits.weight or 1,
             priority=LAST if generation.background else caller.account_limits.priority or 0,
         )
-        work = Work(size.prompt_tokens, self._usually(caller, generation), size.tiles)
+        work = Work(size.text_tokens, self._usually(caller, generation), size.tiles)
         ticket = Ticket(self, generation, item, reserved, store, size, work)
         if not generation.background:
             self.demand.come(item, work, time.monotonic())
@@ -165,12 +165,12 @@ class Gate:
 
     def ended(self, ticket: Ticket, usage: Usage) -> None:
         """A request that had its turn is over; what it used is known."""
-        work = usage.prompt_tokens - usage.cached_tokens + ticket.size.tiles * TILE
+        tiles = usage.new_images * ticket.size.tiles
+        work = usage.new_text_tokens + tiles * TILE
         cost = work + usage.completion_tokens * OUTPUT if usage.prompt_tokens else 0.0
         self._turns.give(ticket.item, cost)
         if usage.prompt_tokens and not ticket.generation.background:
-            prefilled = usage.prompt_tokens - usage.cached_tokens
-            used = Work(prefilled, usage.completion_tokens, ticket.size.tiles)
+            used = Work(usage.new_text_tokens, usage.completion_tokens, tiles)
             self.demand.correct(ticket.expected, used)
         if usage.completion_tokens:
             flow, output = ticket.item.flow, usage.completion_tokens
@@ -219,11 +219,11 @@ def _flow(caller: Caller, generation: Generation) -> str:
 
 def _check(caller: Caller, generation: Generation, size: Size) -> None:
     for limits in (caller.account_limits, caller.token_limits):
+        if limits.max_images is not None and len(generation.images) > limits.max_images:
+            raise InvalidImage(f"reason more than {limits.max_images} images in a request")
         asked = size.prompt_tokens + generation.sampling.max_tokens
         if limits.max_context is not None and asked > limits.max_context:
             raise ContextExceeded(asked, limits.max_context)
-        if limits.max_images is not None and len(generation.images) > limits.max_images:
-            raise InvalidImage(f"reason more than {limits.max_images} images in a request")
 
 
 def _refused(refusal: Refusal) -> ServingError:

@@ -5,7 +5,8 @@ not ours. Leases are members of a sorted set with the time they lapse, so that a
 holds its callers back for `LEASE` seconds and not for ever. Quotas that Redis may have forgotten,
 or counted without us, are raised to what the database knows before they are used.
 
-What requests ask and tell while an exchange is under way goes together in the next one.
+What requests ask and tell while an exchange is under way goes together in the next one, as one
+command: what a command costs its client is more than what the script does.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha1
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -27,7 +27,7 @@ from redis.exceptions import NoScriptError
 
 from serving.admission import scripts
 from serving.admission.charges import Charge, Quota, Rate, Refusal, settled
-from serving.admission.scripts import RAISE, RESERVE, SETTLE
+from serving.admission.scripts import RAISE, RESERVE, SETTLE, Words
 from serving.admission.store import Differences, Used, unknown
 from serving.core import Usage
 from serving.errors import StoreDown
@@ -41,16 +41,15 @@ _TRIES = 3  # to reserve, while connections come and go
 _MOST = 100_000  # quotas remembered as raised
 
 _log = logging.getLogger("serving.admission")
-_SHA = {text: sha1(text.encode()).hexdigest() for text in (RESERVE, SETTLE, RAISE)}
 
 
 @dataclass(slots=True)
 class _Call:
-    """A script to run, and who waits for its answer, if anybody."""
+    """A function of the script to call, and who waits for its answer, if anybody."""
 
-    script: str
+    name: str
     keys: list[str]
-    arguments: Sequence[str | bytes | int]
+    words: Words
     answer: asyncio.Future[Any] | None = None
 
 
@@ -90,7 +89,7 @@ class Shared:
     def settle(self, request: str, differences: Differences) -> None:
         """See `Store.settle`. What cannot be told to Redis lapses there: leases after `LEASE`."""
         keys = scripts.keys([charge for charge, _ in differences])
-        self._say(_Call(SETTLE, keys, [request, scripts.settling(differences)]))
+        self._say(_Call(SETTLE, keys, scripts.settling(request, differences)))
 
     async def close(self) -> None:
         """Finish settling; close the connections."""
@@ -113,7 +112,7 @@ class Shared:
         raise StoreDown(_REST)
 
     async def _take(self, request: str, charges: Sequence[Charge], now: float) -> Any:
-        words = (request, LEASE, scripts.reserving(charges, now))
+        words = scripts.reserving(request, LEASE, charges, now)
         answer = self._ask(_Call(RESERVE, scripts.keys(charges), words))
         try:
             return await asyncio.shield(answer)
@@ -157,23 +156,19 @@ class Shared:
                 answers = await self._run(calls)
             except Exception as error:
                 self._failed(error)
-                answers = [error] * len(calls)
+                answers = [None] * len(calls)
             for call, answer in zip(calls, answers, strict=True):
                 _tell(call, answer)
 
     async def _run(self, calls: Sequence[_Call]) -> list[Any]:
         """Raises: whatever the client does when Redis is away."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for call in calls:
-                pipeline.evalsha(_SHA[call.script], len(call.keys), *call.keys, *call.arguments)
-            answers = await pipeline.execute(raise_on_error=False)
-        if not any(isinstance(answer, NoScriptError) for answer in answers):
-            return list(answers)
-        for script in _SHA:  # a new Redis, or one that was restarted
-            await self._redis.script_load(script)
-        missed = [isinstance(answer, NoScriptError) for answer in answers]
-        again = iter(await self._run([c for c, was in zip(calls, missed, strict=True) if was]))
-        return [next(again) if was else a for a, was in zip(answers, missed, strict=True)]
+        keys = [key for call in calls for key in call.keys]
+        words = scripts.encode([(call.name, len(call.keys), *call.words) for call in calls])
+        try:
+            answers = await self._redis.evalsha(scripts.SHA, len(keys), *keys, words)
+        except NoScriptError:  # a new Redis, or one that was restarted
+            answers = await self._redis.eval(scripts.SCRIPT, len(keys), *keys, words)
+        return list(answers)
 
     async def _connected(self, connection: AbstractConnection) -> None:
         """A connection is made anew: it may be another Redis, or one with an older state."""
@@ -187,12 +182,13 @@ class Shared:
 
 
 def _tell(call: _Call, answer: Any) -> None:
+    """`None`: it was not made, or did not work."""
     if call.answer is None:
-        if isinstance(answer, Exception):
-            _log.debug("not settled: %s", type(answer).__name__)
+        if answer is None:
+            _log.debug("not settled")
     elif call.answer.done():
         return
-    elif isinstance(answer, Exception):
+    elif answer is None:
         call.answer.set_exception(StoreDown(_REST))
     else:
         call.answer.set_result(answer)

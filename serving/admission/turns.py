@@ -1,7 +1,8 @@
 """The queue before the engine: as many requests at once as it batches, the others by fair shares.
 
-Some places more are kept for tenants that have less than their share there: a tenant that sends
-little need not wait for another's request to end, and one that is alone misses none. The queue is
+Some places more are kept for tenants that have less than their share, of the places or of the
+service lately: a tenant that sends no more than its share need not wait for another's request to
+end, and one that is alone misses none. The queue is
 bounded in tokens and pixels: when it is full the newest request of whoever fills most of it makes
 room; whoever waits longer than `patience` is told to come back, and when.
 """
@@ -107,6 +108,8 @@ class Turns:
         # of its steps, and so with no time between them.
         self._done = _MEMORY * self._done + cost
         self._took = _MEMORY * self._took + now - self._ended
+        usual = (1 - _MEMORY) * self._done
+        self._queue.credit = self._slots * usual  # as much as it runs at once
         self._ended = now
         self._leave(item)
 
@@ -121,23 +124,26 @@ class Turns:
         running = self._running.total()
         if running < self._slots:
             return True
-        if item.priority == LAST:
-            return False  # what is kept is for those who wait for an answer
         return running < self._slots + self._kept and self._is_below_share(item)
 
     def _is_below_share(self, item: Waiting) -> bool:
-        tenants = self._running.keys() | self._queue.flows | {item.flow}
-        return self._running[item.flow] < self._slots / len(tenants) and len(tenants) > 1
+        """Of the places, or of the service; what gives way to everything has no share."""
+        if item.priority == LAST:
+            return False
+        places = self._places(item.flow)
+        return self._running[item.flow] < places or (places > 0 and self._queue.owes(item))
+
+    def _places(self, *more: str) -> float:
+        """Each tenant's share of the places; nobody has one who is alone."""
+        tenants = len(self._running.keys() | self._queue.flows | set(more))
+        return self._slots / tenants if tenants > 1 else 0.0
 
     def _is_behind(self, item: Waiting) -> bool:
         """Whether it must queue although there is a place: that is somebody else's."""
         return item.flow in self._queue.flows or not self._is_below_share(item)
 
     def _next(self) -> None:
-        while self._running.total() < self._slots + self._kept:
-            item = next(filter(self._has_place, self._queue.heads()), None)
-            if item is None:
-                return
+        while (item := self._first()) is not None:
             self._queue.pop(item)
             turn = self._turns.pop(item)
             if turn.done():  # cancelled a moment ago: its task has not run yet
@@ -145,6 +151,20 @@ class Turns:
                 continue
             self._running[item.flow] += 1
             turn.set_result(None)
+
+    def _first(self) -> Waiting | None:
+        """Who is next of those that there is a place for."""
+        heads, running = self._queue.heads(), self._running.total()
+        if running < self._slots:
+            return next(iter(heads), None)
+        if running >= self._slots + self._kept:
+            return None
+        places = self._places()
+        heads = [head for head in heads if head.priority != LAST]
+        below = next((head for head in heads if self._running[head.flow] < places), None)
+        # Whether somebody is owed service takes looking at all others: asked for one of them only.
+        owed = self._queue.owed() if places and not below else None
+        return below or (owed if owed in heads else None)
 
     def _give_up(self, item: Waiting, turn: asyncio.Future[None]) -> None:
         """The item leaves: from the queue, or with a turn that came at the same moment."""

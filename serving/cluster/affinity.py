@@ -1,32 +1,37 @@
-"""Requests of one session go to one replica, whose prefix cache knows their beginning.
+"""Requests that begin alike go to one replica, which has that beginning in its caches.
 
-Clients name a session in `x-session-affinity`. HAProxy, which Ray Serve configures and which has
-no such rule by itself, sends its requests to the replica that the session's hash falls on. Others
-go where the fewest are, and so do a session's while its replica is down or has twice its share:
-a cache is worth a wait, not a queue. The hash is over the path as well, which holds the account,
-so that two accounts' sessions of one name are two. When replicas come or go, sessions move.
+HAProxy, which Ray Serve configures and which has no such rule by itself, asks `affinity.lua` for a
+request's replica: by the session that a client names in `x-session-affinity`, else by the first
+picture, else by how the conversation begins. It is sent there while that has hardly more than 1.25
+times the mean of open requests, else to the next in the same order: a cache is worth a wait, not a
+queue. What has none of these goes where the fewest are. When a replica goes or comes, its share of
+all that is known moves and the rest stays. There is no state: all HAProxys decide the same.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ray.serve._private import haproxy
 
 HEADER = "x-session-affinity"
+# What is read of a body before its replica is chosen.
+_READ = 65536
+_SIZE = "    tune.bufsize {{ config.bufsize }}\n"
+_SIZED = f"    tune.bufsize {{{{ [config.bufsize, {_READ}] | max }}}}\n"
+_SCRIPT = f"    lua-load-per-thread {Path(__file__).with_suffix('.lua')}\n"
+_THREADS = "    nbthread {{ config.nbthread }}\n"
 _SERVERS = "    # Servers in this backend\n"
-# For one backend; between these lines and the servers nothing may come. Four more than its share
-# is nothing yet: replicas that are all but idle follow sessions too.
+# For one backend; between these lines and the servers nothing may come. A body may take as long to
+# arrive as without them.
 _RULES = f"""\
-    {{%- set replicas = backend.servers | sort(attribute="name") %}}
-    {{%- if replicas | length > 1 %}}
-    http-request set-var(txn.session) req.hdr({HEADER})
-    http-request set-var(txn.place) path,concat(,txn.session),crc32,mod({{{{ replicas | length }}}})
-    http-request set-var(txn.replicas) nbsrv()
-    http-request set-var(txn.room) be_conn(),mul(2)
-    {{%- for server in replicas %}}
-    use-server {{{{ server.name }}}} if {{ req.hdr({HEADER}) -m found }} {{ var(txn.place) -m int {{{{ loop.index0 }}}} }} {{ srv_conn({{{{ server.name }}}}),sub(4),mul(txn.replicas),sub(txn.room) -m int lt 0 }}
-    {{%- endfor %}}
+    {{%- if backend.servers | length > 1 %}}
+    acl named req.hdr({HEADER}) -m found
+    http-request wait-for-body time {{{{ config.timeout_client_s or 3600 }}}}s if METH_POST !named
+    http-request lua.place "{{{{ backend.servers | join(' ', attribute='name') }}}}"
+    use-server %[var(txn.replica)] if {{ var(txn.replica) -m found }}
     {{%- endif %}}
-"""  # noqa: E501
+"""
 
 
 def apply() -> None:
@@ -36,6 +41,7 @@ def apply() -> None:
         RuntimeError: this Ray writes it otherwise than the one this was written for.
     """
     template = haproxy.HAPROXY_CONFIG_TEMPLATE
-    if template.count(_SERVERS) != 1:
+    if any(template.count(line) != 1 for line in (_SIZE, _THREADS, _SERVERS)):
         raise RuntimeError("HAProxy's template has changed: see where its servers are")
+    template = template.replace(_THREADS, _THREADS + _SCRIPT).replace(_SIZE, _SIZED)
     haproxy.HAPROXY_CONFIG_TEMPLATE = template.replace(_SERVERS, _RULES + _SERVERS)

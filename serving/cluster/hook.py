@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.cluster import affinity, loopback
+from serving.cluster import affinity, loopback, outage
 
 HOOK = f"{__name__}.apply"
 
@@ -10,4 +10,10 @@ HOOK = f"{__name__}.apply"
 def apply() -> None:
     """Make them, in this process. Raises: RuntimeError: this Ray is not the one they are for."""
     loopback.apply()
+    in_pods()
+
+
+def in_pods() -> None:
+    """Those of the chart, whose nodes find each other over the network. Raises: as `apply`."""
     affinity.apply()
+    outage.apply()

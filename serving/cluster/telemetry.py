@@ -59,10 +59,12 @@ class Telemetry:
             found.append(self._traces)
         return tuple(found)
 
-    def encoded(self, seconds: float) -> None:
-        """The vision encoder took so long for a request."""
+    def encoded(self, request: str, seconds: float) -> None:
+        """The vision encoder took so long for a request that has ended."""
         if self._shelf is not None:
             self._shelf.observe(words.VISION, seconds)
+        if self._traces is not None:
+            self._traces.encoded(request, seconds)
 
     def watch(self, gate: Gate, tenants: Tenants) -> None:
         """Keep the gauges true."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from serving.admin.bodies import NewAccount
 from serving.commands.open import actor, show, tenancy
 from serving.tenancy import accounts
 
@@ -22,16 +23,15 @@ def create(
     pool: Annotated[str, typer.Option(help="Public pool to share cached prompts with.")] = "",
 ) -> None:
     """Make an account and print its id."""
-    if id_ and (len(id_) != 32 or set(id_) - set("0123456789abcdef")):
-        raise typer.BadParameter("an account's id is 32 hex digits, lower case")
     with tenancy() as (connection, _):
-        made = accounts.create(connection, actor(), name, id_=id_, pool=pool or None)
+        asked = NewAccount(name=name, id=id_, pool=pool or None)
+        made = accounts.create(connection, actor(), asked.name, id_=asked.id, pool=asked.pool)
     typer.echo(made.id)
 
 
 @app.command("list")
 def list_() -> None:
-    """All accounts. Times are Unix milliseconds."""
+    """All accounts."""
     with tenancy() as (connection, _):
         show([asdict(each) for each in accounts.every(connection)])
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from serving.admin.bodies import NewToken
 from serving.commands.account import AccountId
 from serving.commands.open import actor, show, tenancy
 from serving.tenancy import accounts
@@ -27,14 +28,15 @@ def create(
     """Make a token and print it. It is shown this once."""
     expires = None if days is None else accounts.now() + days * _DAY
     with tenancy() as (connection, secret):
+        asked = NewToken.model_validate({"name": name, "role": role, "scopes": scope or ["ai"]})
         _, value = accounts.issue(
             connection,
             actor(),
             account,
-            name,
+            asked.name,
             secret,
-            role=role,
-            scopes=scope or ["ai"],
+            role=asked.role,
+            scopes=asked.scopes,
             expires_at=expires,
         )
     typer.echo(value)
@@ -42,7 +44,7 @@ def create(
 
 @app.command("list")
 def list_(account: AccountId) -> None:
-    """An account's tokens, without their secrets. Times are Unix milliseconds."""
+    """An account's tokens, without their secrets."""
     with tenancy() as (connection, _):
         accounts.find(connection, account)
         show([asdict(each) for each in accounts.tokens_of(connection, account)])

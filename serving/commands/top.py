@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from math import isnan
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
 import typer
@@ -82,17 +82,16 @@ class _Source:
         time.sleep(max(0.0, before.at + interval - time.monotonic()))
         return _drawn(view(Change(before, self.scrape())), self._alerts())
 
-    def _alerts(self) -> list[Alert] | None:
+    def _alerts(self) -> list[Alert] | str | None:
+        """Or why they cannot be read: all else is still worth seeing."""
         if not self._prometheus:
             return None
-        answer: dict[str, Any] = (
-            httpx.get(
-                f"{self._prometheus.rstrip('/')}/api/v1/alerts", timeout=_TIMEOUT, trust_env=False
-            )
-            .raise_for_status()
-            .json()
-        )
-        return alerts(answer)
+        url = f"{self._prometheus.rstrip('/')}/api/v1/alerts"
+        try:
+            answer = httpx.get(url, timeout=_TIMEOUT, trust_env=False).raise_for_status()
+        except httpx.HTTPError as error:
+            return f"alerts are not known: {error}"
+        return alerts(answer.json())
 
     def _get(self, url: str) -> httpx.Response:
         return self._client.get(url).raise_for_status()
@@ -108,7 +107,7 @@ def _said(error: Exception) -> str:
     return f"no metrics{where}: {error}"
 
 
-def _drawn(shown: View, firing: list[Alert] | None) -> RenderableType:
+def _drawn(shown: View, firing: list[Alert] | str | None) -> RenderableType:
     parts: list[RenderableType] = [_summary(shown), _replicas(shown), _latencies(shown)]
     if shown.accounts:
         parts.append(_accounts(shown))
@@ -131,7 +130,7 @@ def _summary(shown: View) -> RenderableType:
         "requests/s": ended,
         "tokens/s": f"in {_short(traffic.prompt_tokens)} ({traffic.cached:.0%} cached), "
         f"out {_short(traffic.completion_tokens)}",
-        "pictures/s": f"{traffic.images:.1f}",
+        "pictures/s": f"{traffic.images:.1f} ({traffic.images_cached:.0%} cut before)",
         "dollars/h": f"{traffic.dollars:.4f}",
     }
     if traffic.refusals:
@@ -172,7 +171,9 @@ def _accounts(shown: View) -> RenderableType:
     return table
 
 
-def _firing(firing: list[Alert]) -> RenderableType:
+def _firing(firing: list[Alert] | str) -> RenderableType:
+    if isinstance(firing, str):
+        return Text(firing, "red")
     if not firing:
         return Text("no alert fires", "green")
     table = Table("alert", "severity", "state", "", box=None, pad_edge=False)

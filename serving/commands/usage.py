@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from serving.commands.open import show, tenancy
-from serving.tenancy import usage
+from serving.tenancy import accounts, usage
 
 app = typer.Typer(help="What was used, and what it costs.", invoke_without_command=True)
 
@@ -35,6 +35,8 @@ def _usage(
 ) -> None:
     """Sums of requests, tokens, images and money; with `--month`, an invoice."""
     with tenancy() as (connection, _):
+        if account:
+            accounts.find(connection, account)
         if month:
             _invoice(usage.invoice(connection, _needed(account), month), format_)
             return

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, replace
 
-from serving.core import Delta, Finish, Generation, Image, RawPrompt, Stages, Usage
+from serving.core import Delta, Finish, Generation, Image, RawPrompt, Size, Stages, Usage
 from serving.engine import Spent, unheard
 from serving.errors import EngineDown, EngineFailed, Overloaded, ServingError
 
@@ -90,6 +90,12 @@ class FakeEngine:
         """See `Engine.count`."""
         return count_tokens(generation) + IMAGE_TOKENS * len(generation.images)
 
+    @staticmethod
+    def size(generation: Generation) -> Size:
+        """What a request will cost: a tile and a thousand pixels for each picture."""
+        pictures = len(generation.images)
+        return Size(count_tokens(generation), IMAGE_TOKENS * pictures, pictures, 1000 * pictures)
+
     async def check_health(self) -> None:
         """See `Engine.check_health`."""
         if self.faults.dead:
@@ -109,7 +115,7 @@ class FakeEngine:
         limit = generation.sampling.max_tokens
         tokens, finish = words[:limit], Finish.STOP if len(words) <= limit else Finish.LENGTH
         image_tokens = IMAGE_TOKENS * len(generation.images)
-        usage = Usage(count_tokens(generation), image_tokens=image_tokens)
+        usage = Usage(count_tokens(generation) + image_tokens, image_tokens=image_tokens)
         self.usage[generation.id] = usage
         whole = []
         began = first = time.monotonic()
@@ -156,7 +162,7 @@ def _cut(text: str, stops: tuple[str, ...]) -> tuple[str, str | None]:
 
 
 def count_tokens(generation: Generation) -> int:
-    """The fake's prompt tokens: one per word and per picture."""
+    """The tokens of a prompt's text: one per word, and one for the place of each picture."""
     return sum(
         1 if isinstance(piece, Image) else len(piece.split()) for piece in _pieces(generation)
     )

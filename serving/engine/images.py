@@ -43,22 +43,6 @@ def size(image: Image) -> tuple[int, int]:
         return 0, 0
 
 
-def tiles(width: int, height: int, side: int, most: int = 4) -> int:
-    """How many tiles the model will see of a picture: those of the canvas that it fits best.
-
-    That is the one it must grow least for, else shrink least; of several the smallest.
-    """
-    width, height = max(1, width), max(1, height)
-    scales = {
-        (columns, rows): min(columns * side / width, rows * side / height)
-        for columns in range(1, most + 1)
-        for rows in range(1, most // columns + 1)
-    }
-    grown = [scale for scale in scales.values() if scale >= 1]
-    best = min(grown) if grown else max(scales.values())
-    return min(columns * rows for (columns, rows), scale in scales.items() if scale == best)
-
-
 def _decode(data: bytes) -> Pillow.Image:
     with Pillow.open(BytesIO(data), formats=FORMATS) as picture:
         width, height = picture.size

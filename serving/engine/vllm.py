@@ -9,12 +9,12 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from typing import Any
 
+from transformers.models.mllama.image_processing_pil_mllama import get_optimal_tiled_canvas
 from vllm import AsyncEngineArgs, TokensPrompt
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import split_enc_dec_input
@@ -29,6 +29,7 @@ from serving.engine import Spent, images, sampling, tiles, unheard
 from serving.engine.adapters import Adapters
 from serving.engine.pace import Pace
 from serving.engine.prompt import Ahead, Prompter, length
+from serving.engine.prompted import Prompted
 from serving.engine.vision import Stopwatch
 from serving.errors import (
     ContextExceeded,
@@ -58,12 +59,12 @@ class VllmEngine:
         self,
         model: Model,
         traces_endpoint: str = "",
-        encoded: Callable[[float], None] = lambda seconds: None,
+        encoded: Callable[[str, float], None] = lambda request, seconds: None,
     ) -> None:
         """Load the weights; blocks for seconds (small models) to minutes (the published 11B).
 
         vLLM's own spans go to `traces_endpoint`; OpenTelemetry's variables say how. `encoded` hears
-        of each request with pictures how long the vision encoder took, if vLLM is to measure it.
+        how long the vision encoder took for each request, if vLLM is to measure it.
         """
         began = time.monotonic()
         self._model = model
@@ -72,9 +73,10 @@ class VllmEngine:
         self._llm.spent = {}
         if model.max_images:
             tiles.keep(self._llm)
-        vision = self._llm.model_config.hf_config.vision_config
-        self._tile: int = vision.image_size
-        self._tile_tokens = tile_tokens(vision)
+        config = self._llm.model_config.hf_config
+        self._vision = config.vision_config
+        self._tile_tokens = tile_tokens(config.vision_config)
+        self._image_mark: int = config.image_token_index
         self._defaults = self._llm.model_config.get_diff_sampling_param()
         self._adapters = Adapters(self._llm.add_lora)
         self._stopwatch = Stopwatch(self._llm, encoded)
@@ -86,7 +88,7 @@ class VllmEngine:
         self, generation: Generation, spent: Spent = unheard
     ) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`. Closing or cancelling aborts in the engine, at any point."""
-        with self._in_our_words(), self._accounted(generation.id, spent) as told:
+        with self._in_our_words(), self._accounted(generation, spent) as told:
             if self._llm.errored:
                 raise EngineDown(self._loading)
             if not generation.may_wait and self._waiting() >= 0:
@@ -98,8 +100,10 @@ class VllmEngine:
                 prompt = await loop.run_in_executor(self._preparers, self._prepare, generation)
             params = sampling.params(generation, self._defaults)
             rendered = await self._render(prompt)
-            usage = Usage(len(prompt["prompt_token_ids"]), image_tokens=self._of_images(rendered))
-            told.append(usage)
+            prompted = self._counted(prompt["prompt_token_ids"], rendered)
+            self._check(prompted.tokens, generation)
+            told.append(prompted)
+            usage = prompted.usage()
             adapter = await self._adapters.of(generation)
             # Closing vLLM's generator is what aborts: leave it to no garbage collector.
             outputs = self._llm.generate(
@@ -112,12 +116,11 @@ class VllmEngine:
             )
             async with aclosing(outputs):
                 async for output in outputs:
-                    usage = _counted(usage, output)
+                    completed = usage.completion_tokens + len(output.outputs[0].token_ids)
+                    usage = prompted.usage(completed, output.num_cached_tokens or 0)
                     if (delta := _delta(output, usage)) is not None:
                         yield delta
             self._pace.left(time.monotonic())
-            if generation.images:
-                self._stopwatch.read()
 
     async def count(self, generation: Generation) -> int:
         """See `Engine.count`."""
@@ -128,21 +131,24 @@ class VllmEngine:
             loop = asyncio.get_running_loop()
             render = partial(self._prompts.tokens, generation, today)
             text = len(await loop.run_in_executor(self._preparers, render))
-            return text + self._tiles(generation) * self._tile_tokens
+            return text + self.size(generation).image_tokens
 
     def size(self, generation: Generation) -> Size:
         """What a request will cost: tokens counted if that is quick, else by length."""
         sizes = [images.size(picture) for picture in generation.images]
+        tiles = sum(self._tiles(*each) for each in sizes)
         return Size(
-            prompt_tokens=self._count(generation),
-            tiles=self._tiles(generation),
+            text_tokens=self._count(generation),
+            image_tokens=tiles * self._tile_tokens,
+            tiles=tiles,
             pixels=sum(width * height for width, height in sizes),
         )
 
-    def _tiles(self, generation: Generation) -> int:
-        """That its pictures will be cut into, by what their files say of their sizes."""
-        sizes = (images.size(picture) for picture in generation.images)
-        return sum(images.tiles(*each, self._tile) for each in sizes)
+    def _tiles(self, width: int, height: int) -> int:
+        """As the picture will be cut; 1 for what cannot be read, which is refused later."""
+        side, most = self._vision.image_size, self._vision.max_num_tiles
+        rows, columns = get_optimal_tiled_canvas(max(1, height), max(1, width), most, side)
+        return int(rows // side) * int(columns // side)
 
     def _count(self, generation: Generation) -> int:
         if _is_quick(generation):
@@ -150,17 +156,19 @@ class VllmEngine:
         return length(generation) // _CHARACTERS_PER_TOKEN
 
     @contextmanager
-    def _accounted(self, request_id: str, spent: Spent) -> Iterator[list[Usage]]:
+    def _accounted(self, generation: Generation, spent: Spent) -> Iterator[list[Prompted]]:
         """Tell `spent` what the request had used if the block is given up.
 
-        The block says what it uses before its first token.
+        The block says what the prompt is before its first token.
         """
-        told: list[Usage] = []
+        told: list[Prompted] = []
         try:
             yield told
         finally:
-            if (usage := self._llm.spent.pop(request_id, None)) is not None:
-                spent(replace(usage, image_tokens=told[0].image_tokens))
+            if generation.images:
+                self._stopwatch.ended(generation.id)
+            if (counts := self._llm.spent.pop(generation.id, None)) is not None:
+                spent(told[0].usage(*counts))
 
     async def check_health(self) -> None:
         """Raises: EngineFailed: the engine process is dead or its loop broke."""
@@ -206,20 +214,24 @@ class VllmEngine:
             raise InvalidInput("max_tokens must be at least 1")
         # The date is in the prompt: UTC, so that replicas agree and share prefixes.
         tokens = self._prompts.tokens(generation, datetime.now(UTC).date())
-        pictured = self._tiles(generation) * self._tile_tokens
-        asked = len(tokens) + pictured + generation.sampling.max_tokens
-        if asked > self._model.context_window:
-            raise ContextExceeded(asked, self._model.context_window)
+        self._check(len(tokens), generation)
         prompt = TokensPrompt(prompt_token_ids=tokens)
         if generation.salt:
             prompt["cache_salt"] = generation.salt
         return _with_pictures(prompt, pictures, generation.salt)
 
-    def _of_images(self, rendered: Any) -> int:
-        """Tokens that the vision tower will make: of tiles as they were really cut."""
+    def _check(self, prompt: int, generation: Generation) -> None:
+        """Once with the text alone, before pictures cost anything, and once with their tiles."""
+        asked = prompt + generation.sampling.max_tokens
+        if asked > self._model.context_window:
+            raise ContextExceeded(asked, self._model.context_window)
+
+    def _counted(self, tokens: Sequence[int], rendered: Any) -> Prompted:
+        """With the pictures' tiles as they were really cut."""
         _, prompt = split_enc_dec_input(rendered)
         pictures = prompt.get("mm_kwargs", {}).get("image", ())
-        return self._tile_tokens * sum(int(each["num_tiles"].data) for each in pictures)
+        sizes = [self._tile_tokens * int(each["num_tiles"].data) for each in pictures]
+        return Prompted.of(tokens, self._image_mark, sizes)
 
     async def _render(self, prompt: TokensPrompt) -> Any:
         """vLLM's own preprocessing; tiles and normalises pictures in a thread of its own."""
@@ -228,9 +240,12 @@ class VllmEngine:
 
 
 class _Llm(AsyncLLM):
-    """vLLM's, which keeps for us what an aborted request had used: `spent`, by our ids."""
+    """vLLM's, which keeps for us what aborted requests had used, by our ids.
 
-    spent: dict[str, Usage]
+    `spent`: tokens of the answer, and those of the prompt's text that were found computed.
+    """
+
+    spent: dict[str, tuple[int, int]]
 
     async def abort(self, request_id: str | Iterable[str], internal: bool = False) -> None:
         """See `AsyncLLM.abort`; `generate` calls it with its own, internal id."""
@@ -238,11 +253,8 @@ class _Llm(AsyncLLM):
             state = self.output_processor.request_states.get(request_id)
             if state is not None and state.detokenizer is not None:
                 # The engine is a step or so ahead; what it does not hand over nobody counts.
-                self.spent[state.external_req_id] = Usage(
-                    prompt_tokens=state.prompt_len,
-                    completion_tokens=state.detokenizer.num_output_tokens(),
-                    cached_tokens=state.num_cached_tokens,
-                )
+                completed = state.detokenizer.num_output_tokens()
+                self.spent[state.external_req_id] = completed, state.num_cached_tokens
         await super().abort(request_id, internal)
 
 
@@ -282,16 +294,6 @@ def _is_quick(generation: Generation) -> bool:
     if generation.tools or generation.images:
         return False
     return length(generation) < _QUICK_CHARACTERS
-
-
-def _counted(usage: Usage, output: RequestOutput) -> Usage:
-    """Each output holds the tokens since the last one."""
-    return Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens + len(output.outputs[0].token_ids),
-        cached_tokens=output.num_cached_tokens or 0,
-        image_tokens=usage.image_tokens,
-    )
 
 
 def _delta(output: RequestOutput, usage: Usage) -> Delta | None:

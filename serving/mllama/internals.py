@@ -100,7 +100,12 @@ INTERNALS: dict[str, tuple[str, ...]] = {
     ),
     "vllm.v1.core.sched.scheduler:Scheduler._preempt_request": ("request",),
     "vllm.v1.core.sched.scheduler:Scheduler.add_request": ("request",),
+    "vllm.v1.core.sched.scheduler:Scheduler.get_request_counts": ("self",),
     "vllm.v1.core.sched.scheduler:Scheduler.schedule": ("throttle_prefills",),
+    "vllm.v1.core.sched.scheduler:Scheduler.update_from_output": (
+        "scheduler_output",
+        "model_runner_output",
+    ),
     "vllm.v1.core.single_type_kv_cache_manager:SingleTypeKVCacheManager.allocate_new_blocks": (
         "request_id",
         "num_tokens",

@@ -156,7 +156,7 @@ def _stop(delta: Delta) -> dict[str, Any]:
 def _usage(spent: Usage) -> dict[str, int]:
     """Anthropic counts what came from the cache apart."""
     return {
-        "input_tokens": spent.input_tokens - spent.cached_tokens,
+        "input_tokens": spent.prompt_tokens - spent.cached_tokens,
         "cache_read_input_tokens": spent.cached_tokens,
         "cache_creation_input_tokens": 0,
         "output_tokens": spent.completion_tokens,

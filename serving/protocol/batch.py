@@ -122,7 +122,6 @@ def ended(responses: Iterable[Response]) -> bytes:
         sum(each.usage.prompt_tokens for each in listed),
         sum(each.usage.completion_tokens for each in listed),
         sum(each.usage.cached_tokens for each in listed),
-        sum(each.usage.image_tokens for each in listed),
     )
     found = [_response(position, each) for position, each in enumerate(listed)]
     return envelope.success({"responses": found, "usage": native.usage(spent)})

@@ -159,19 +159,22 @@ BOUND = Dialect(parse_bound, envelope.failure)
 
 
 def usage(spent: Usage) -> dict[str, Any]:
-    """Tokens as Workers AI and OpenAI's chat completions count them on the wire.
-
-    How many of them are the pictures' is told besides, where there are any.
-    """
-    details = {"cached_tokens": spent.cached_tokens}
-    if spent.image_tokens:
-        details["image_tokens"] = spent.image_tokens
+    """Tokens as Workers AI and OpenAI's chat completions count them on the wire."""
     return {
-        "prompt_tokens": spent.input_tokens,
+        "prompt_tokens": spent.prompt_tokens,
         "completion_tokens": spent.completion_tokens,
-        "total_tokens": spent.input_tokens + spent.completion_tokens,
-        "prompt_tokens_details": details,
+        "total_tokens": spent.prompt_tokens + spent.completion_tokens,
+        "prompt_tokens_details": details(spent),
     }
+
+
+def details(spent: Usage) -> dict[str, int]:
+    """Of the prompt's tokens: those found computed; of pictures, if any, which is our addition."""
+    found = {"cached_tokens": spent.cached_tokens}
+    if spent.image_tokens:
+        found["image_tokens"] = spent.image_tokens
+        found["cached_image_tokens"] = spent.cached_image_tokens
+    return found
 
 
 def _parse_fields(body: Any, ask: Ask, wrap: Callable[[Any], bytes]) -> tuple[Generation, Writer]:

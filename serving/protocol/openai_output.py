@@ -14,7 +14,7 @@ from typing import Any
 
 from serving.core import CallPart, Delta, Finish, Generation, Usage
 from serving.errors import ServingError
-from serving.protocol import calls, openai, sse
+from serving.protocol import calls, native, openai, sse
 
 _HOLE = "\0"
 
@@ -188,9 +188,9 @@ def _text_part(text: str) -> dict[str, Any]:
 
 def _usage(spent: Usage) -> dict[str, Any]:
     return {
-        "input_tokens": spent.input_tokens,
-        "input_tokens_details": {"cached_tokens": spent.cached_tokens},
+        "input_tokens": spent.prompt_tokens,
+        "input_tokens_details": native.details(spent),
         "output_tokens": spent.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": spent.input_tokens + spent.completion_tokens,
+        "total_tokens": spent.prompt_tokens + spent.completion_tokens,
     }

@@ -10,20 +10,19 @@ import hmac
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 
 from serving.telemetry import neighbour as ray
+from serving.telemetry.exposition import exposition
 from serving.telemetry.neighbour import Neighbour
-from serving.telemetry.shelf import Everything
 
 _RETRY = 1.0  # seconds between attempts at the port
 _END = b"# EOF\n"
@@ -37,9 +36,7 @@ class Endpoint:
         self, folder: Path, host: str, port: int, token: str = "", neighbour: str = ""
     ) -> None:
         """With a `token`, who scrapes sends it as a bearer; `neighbour` is the URL of Ray's."""
-        registry = CollectorRegistry()
-        registry.register(Everything(folder))
-        self._app = _guarded(registry, token, Neighbour(neighbour) if neighbour else None)
+        self._app = _guarded(folder, token, Neighbour(neighbour) if neighbour else None)
         self._host, self._port = host, port
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -92,31 +89,21 @@ class _Handler(WSGIRequestHandler):
         """Scrapes are no news."""
 
 
-def _exposed(
-    registry: CollectorRegistry, neighbour: Neighbour | None, accept: str
-) -> tuple[str, bytes]:
-    """Content type and text. Prometheus 2 asks for OpenMetrics.
-
-    The library's own choice between the two would make `vllm_x` of `vllm:x`: its OpenMetrics
-    escapes samples as if they were labels. This escaping leaves names alone that need none.
-    """
+def _exposed(folder: Path, neighbour: Neighbour | None, accept: str) -> tuple[str, bytes]:
+    """Content type and text. Prometheus 2 asks for OpenMetrics."""
     lines = neighbour.lines() if neighbour else []
     if "application/openmetrics-text" in accept:
-        encode: Callable[..., bytes] = openmetrics.generate_latest
-        ours = encode(registry, escaping=openmetrics.ALLOWUTF8).removesuffix(_END)
-        whole = ours + _text(ray.openmetrics(lines)) + _END
-        return openmetrics.CONTENT_TYPE_LATEST, whole
-    return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry) + _text(lines)
+        whole = exposition(folder, True) + _text(ray.openmetrics(lines)) + _END
+        return CONTENT_TYPE_LATEST, whole
+    return CONTENT_TYPE_PLAIN_0_0_4, exposition(folder, False) + _text(lines)
 
 
 def _text(lines: Iterable[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _guarded(
-    registry: CollectorRegistry, token: str, neighbour: Neighbour | None
-) -> WSGIApplication:
-    """The registry at `/metrics`, for whoever knows the token."""
+def _guarded(folder: Path, token: str, neighbour: Neighbour | None) -> WSGIApplication:
+    """The folder at `/metrics`, for whoever knows the token."""
     expected = f"Bearer {token}".encode()
 
     def answer(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
@@ -127,7 +114,7 @@ def _guarded(
         if token and not hmac.compare_digest(said, expected):
             start("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
             return [b""]
-        kind, text = _exposed(registry, neighbour, environ.get("HTTP_ACCEPT", ""))
+        kind, text = _exposed(folder, neighbour, environ.get("HTTP_ACCEPT", ""))
         start("200 OK", [("Content-Type", kind), ("Content-Length", str(len(text)))])
         return [text]
 

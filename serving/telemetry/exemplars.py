@@ -7,11 +7,9 @@ JSON list, written anew once a second while there are new ones.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-from prometheus_client.samples import Exemplar, Sample
 
 Key = tuple[str, frozenset[tuple[str, str]]]
 """Name and labels of a sample."""
@@ -60,17 +58,9 @@ class Exemplars:
             part.replace(self._file)
 
 
-def read(file: Path) -> Mapping[Key, Kept]:
+def read(file: Path) -> dict[Key, Kept]:
     """What `Exemplars` wrote there, if anything."""
     try:
         return {kept.key: kept for kept in _decode(file.read_bytes())}
     except (FileNotFoundError, msgspec.DecodeError):
         return {}
-
-
-def illustrated(sample: Sample, kept: Mapping[Key, Kept]) -> Sample:
-    """The sample with its exemplar, if there is one."""
-    found = kept.get((sample.name, frozenset(sample.labels.items()))) if kept else None
-    if found is None:
-        return sample
-    return sample._replace(exemplar=Exemplar({"trace_id": found.trace}, found.value, found.at))

@@ -40,8 +40,9 @@ def _quantiles(metric: Metric) -> Panel:
 
 
 def _rates(title: str, unit: str, lines: dict[str, Metric], by: str = "") -> Panel:
-    said = "; ".join(f"{name}: {metric.help}" for name, metric in lines.items())
-    return Panel(title, unit, said, {name: _rate(each, by) for name, each in lines.items()})
+    helps = (metric.help if by else f"{name}: {metric.help}" for name, metric in lines.items())
+    queries = {name: _rate(metric, by) for name, metric in lines.items()}
+    return Panel(title, unit, "; ".join(helps), queries)
 
 
 def _sums(title: str, *metrics: Metric) -> Panel:
@@ -153,6 +154,15 @@ ENGINE = (
         {
             "hits": "sum(rate(vllm:prefix_cache_hits_total{}[$__rate_interval]))"
             " / sum(rate(vllm:prefix_cache_queries_total{}[$__rate_interval]))",
+        },
+    ),
+    _vllm(
+        "Picture cache hits",
+        "percentunit",
+        "Part of the pictures that were cut into tiles before",
+        {
+            "hits": "sum(rate(vllm:mm_cache_hits_total{}[$__rate_interval]))"
+            " / sum(rate(vllm:mm_cache_queries_total{}[$__rate_interval]))",
         },
     ),
     _vllm_quantiles("Time between tokens", "inter_token_latency_seconds"),

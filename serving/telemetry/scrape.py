@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.telemetry.vocabulary import Metric
 
 Labels = Mapping[str, str]
-_READ = re.compile(r"(?:# TYPE )?(?:serving_|vllm:(?:num_|kv_cache_|prefix_cache_))")
+_READ = re.compile(r"(?:# TYPE )?(?:serving_|vllm:(?:num_|kv_cache_|mm_cache_))")
 
 
 @dataclass(frozen=True, slots=True)

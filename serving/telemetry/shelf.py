@@ -17,7 +17,8 @@ import struct
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from math import inf
@@ -26,12 +27,9 @@ from socket import gethostname
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
-from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from serving.telemetry import exemplars
 from serving.telemetry.exemplars import Exemplars, Kept
 from serving.telemetry.vocabulary import METRICS, STARTS, UP, Metric
 
@@ -65,10 +63,10 @@ class Shelf:
         # What the library does at import if this variable is set; Ray may have imported it before,
         # and takes process ids, which are never the same after a restart.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        values.ValueClass = values.MultiProcessValue(lambda: self.place)  # type: ignore[no-untyped-call]
+        values.ValueClass = _value_class(self.place)
         self._registry = CollectorRegistry()
         self._made = {metric: self._make(metric) for metric in METRICS}
-        self._exemplars = Exemplars(_exemplars(folder, self.place))
+        self._exemplars = Exemplars(Place(folder, self.place, True).exemplars)
         self.counter(STARTS).inc()
         self.gauge(UP).set(1)
 
@@ -114,9 +112,10 @@ class Shelf:
 
     def labels_of(self, metric: Metric, label: str) -> set[str]:
         """The values a label of ours has, those from before a restart among them."""
+        files = map(str, Place(self.folder, self.place, True).files)
         return {
             sample.labels[label]
-            for family in _families(self.folder, self.place, True)
+            for family in MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
             for sample in family.samples
             if sample.name == metric.name and label in sample.labels
         }
@@ -130,39 +129,48 @@ class Shelf:
         return Counter(*asked, registry=self._registry)
 
 
-class Everything(Collector):
-    """All places of a folder, each with its label `replica`."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a replica keeps its counts, or the last one did."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    folder: Path
+    name: str
+    is_held: bool
 
-    def collect(self) -> Iterator[Family]:
-        """See `Collector`. One family of each name."""
-        found: dict[str, Family] = {}
-        for lock in sorted(self._folder.glob("*.lock")):
-            kept = exemplars.read(_exemplars(self._folder, lock.stem))
-            for family in _families(self._folder, lock.stem, _is_held(lock)):
-                whole = found.setdefault(
-                    family.name, Family(family.name, family.documentation, family.type)
-                )
-                for sample in family.samples:
-                    shown = exemplars.illustrated(sample, kept)
-                    shown.labels["replica"] = lock.stem
-                    whole.samples.append(shown)
-        yield from found.values()
+    @property
+    def files(self) -> list[Path]:
+        """prometheus_client's; without gauges if nobody is there."""
+        found = sorted(self.folder.glob(f"*_{self.name}.db"))
+        return [file for file in found if self.is_held or not file.name.startswith("gauge")]
+
+    @property
+    def exemplars(self) -> Path:
+        """See `exemplars`."""
+        return self.folder / f"exemplars_{self.name}.json"
 
 
-def _exemplars(folder: Path, place: str) -> Path:
-    return folder / f"exemplars_{place}.json"
+def places(folder: Path) -> list[Place]:
+    """All that were ever taken."""
+    return [Place(folder, lock.stem, _is_held(lock)) for lock in sorted(folder.glob("*.lock"))]
 
 
-def _families(folder: Path, place: str, alive: bool) -> list[Family]:
-    files = [
-        str(file)
-        for file in sorted(folder.glob(f"*_{place}.db"))
-        if alive or not file.name.startswith("gauge")
-    ]
-    return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+def _value_class(place: str) -> type[Any]:
+    """What prometheus_client keeps a number in, written when it changes.
+
+    At each step of its engine vLLM sets all gauges anew and adds nothing to most counters.
+    """
+    kept: Any = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
+
+    class Changing(kept):  # type: ignore[misc]
+        def inc(self, amount: float) -> None:
+            if amount:
+                super().inc(amount)
+
+        def set(self, value: float, timestamp: float | None = None) -> None:
+            if value != self._value:
+                super().set(value, timestamp)
+
+    return Changing
 
 
 def _claim(folder: Path) -> tuple[str, int]:

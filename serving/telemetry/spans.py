@@ -51,6 +51,18 @@ def spans(receipt: Receipt, trace: Trace) -> Iterator[Span]:
         yield from _stages(receipt.stages, trace.inner)
 
 
+def vision(receipt: Receipt, trace: Trace, seconds: float) -> Span | None:
+    """Of the encoder, which is told of late: how long it took, from the start of prefill on.
+
+    None for a request that was not answered to the end: when it began is not known.
+    """
+    if (stages := receipt.stages) is None:
+        return None
+    begin = stages.at + stages.queue
+    pictures: Attributes = {"serving.images": receipt.images}
+    return Span("engine vision", begin, begin + seconds, "", trace.inner, pictures)
+
+
 def _stages(stages: Stages, parent: str) -> Iterator[Span]:
     at = stages.at
     lengths = (("queue", stages.queue), ("prefill", stages.prefill), ("decode", stages.decode))

@@ -46,13 +46,17 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Per second, over the interval; `cached` is a part of the prompts' tokens, money per hour."""
+    """Per second, over the interval; money per hour.
+
+    `cached` is a part of the prompts' tokens, `images_cached` of the pictures.
+    """
 
     requests: Mapping[str, float]
     prompt_tokens: float
     completion_tokens: float
     images: float
     cached: float
+    images_cached: float
     dollars: float
     refusals: Mapping[str, float]
 
@@ -160,6 +164,9 @@ def _traffic(change: Change) -> Traffic:
         completion_tokens=change.rate(words.COMPLETION_TOKENS),
         images=change.rate(words.IMAGES),
         cached=_part(change.rate(words.CACHED_TOKENS), prompt),
+        images_cached=_part(
+            change.rate("vllm:mm_cache_hits_total"), change.rate("vllm:mm_cache_queries_total")
+        ),
         dollars=_HOUR * change.rate(words.COST),
         refusals=_rates(change, words.REFUSALS, "reason"),
     )

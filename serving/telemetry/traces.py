@@ -28,9 +28,10 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from serving.core import Outcome, Receipt, Trace
-from serving.telemetry.spans import Span, spans
+from serving.telemetry.spans import Span, spans, vision
 
 _SCOPE = InstrumentationScope("serving")
+_MOST = 1000  # receipts that are kept for what is told late
 _read = TraceContextTextMapPropagator().extract
 
 
@@ -46,6 +47,7 @@ class Traces:
         self._ids = RandomIdGenerator()
         self._resource = Resource.create(dict(resource))
         self._exports = BatchSpanProcessor(exporter)
+        self._pictured: dict[str, Receipt] = {}  # sampled ones with pictures, the latest
 
     def begin(self, headers: Iterable[tuple[bytes, bytes]]) -> Trace:
         """The trace of a request with these headers; a malformed `traceparent` is as none."""
@@ -66,6 +68,18 @@ class Traces:
         if receipt.trace is not None and receipt.trace.sampled:
             for span in spans(receipt, receipt.trace):
                 self._exports.on_end(self._exported(span, receipt, receipt.trace))
+            if receipt.images:
+                self._pictured[receipt.id] = receipt
+            if len(self._pictured) > _MOST:
+                del self._pictured[next(iter(self._pictured))]
+
+    def encoded(self, request: str, seconds: float) -> None:
+        """The vision encoder took so long for a request that has ended."""
+        receipt = self._pictured.pop(request, None)
+        if receipt is None or receipt.trace is None:
+            return
+        if (span := vision(receipt, receipt.trace, seconds)) is not None:
+            self._exports.on_end(self._exported(span, receipt, receipt.trace))
 
     def close(self) -> None:
         """Export what is left."""

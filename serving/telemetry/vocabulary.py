@@ -104,9 +104,11 @@ QUEUED = Metric(
     (),
     _WAIT,
 )
-PROMPT_TOKENS = Metric("serving_prompt_tokens_total", "counter", "short", "Tokens of prompts")
+PROMPT_TOKENS = Metric(
+    "serving_prompt_tokens_total", "counter", "short", "Tokens of prompts, pictures included"
+)
 CACHED_TOKENS = Metric(
-    "serving_cached_tokens_total", "counter", "short", "Tokens of prompts found in the prefix cache"
+    "serving_cached_tokens_total", "counter", "short", "Tokens of prompts found computed"
 )
 COMPLETION_TOKENS = Metric(
     "serving_completion_tokens_total", "counter", "short", "Tokens of answers"

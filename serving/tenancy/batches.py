@@ -236,7 +236,7 @@ def end(
             claim=None,
             success=success,
             output=output,
-            prompt_tokens=record.prompt_tokens + record.image_tokens,  # as its answer says
+            prompt_tokens=record.prompt_tokens,
             cached_tokens=record.cached_tokens,
             completion_tokens=record.completion_tokens,
         ).returning(_items.c.batch)

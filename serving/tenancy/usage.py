@@ -97,7 +97,10 @@ def month(text: str) -> tuple[datetime, datetime]:
     Raises:
         ValueError: not a month.
     """
-    begin = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
+    try:
+        begin = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
+    except ValueError:
+        raise ValueError("a month is like 2026-11") from None
     return begin, (begin + timedelta(days=32)).replace(day=1)
 
 

@@ -59,6 +59,35 @@ def test_nobody_saves_up_while_idle() -> None:
     assert abs(first["back"] - first["busy"]) <= 2
 
 
+def test_what_a_tenant_had_less_than_its_share_it_may_have_now_but_no_more() -> None:
+    queue = FairQueue()
+    queue.credit = 70
+    for _ in range(100):
+        queue.push(Waiting("busy", 10))
+        queue.pop()
+    back = Waiting("back", 10)
+    assert queue.owes(back)
+    for _ in range(50):
+        queue.push(Waiting("busy", 10))
+        queue.push(Waiting("back", 10))
+    assert [queue.pop().flow for _ in range(7)] == ["back"] * 7
+    assert not queue.owes(back)
+    next_ = Counter(queue.pop().flow for _ in range(20))
+    assert abs(next_["back"] - next_["busy"]) <= 2
+
+
+def test_who_always_waits_is_owed_nothing() -> None:
+    """Each is one request behind the other at times."""
+    queue = FairQueue()
+    queue.credit = 70
+    for _ in range(100):
+        queue.push(Waiting("one", 10))
+        queue.push(Waiting("other", 10))
+    for _ in range(99):
+        queue.pop()
+        assert queue.owed() is None
+
+
 def test_what_turned_out_longer_is_charged() -> None:
     queue = FairQueue()
     for _ in range(10):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from statistics import quantiles
 from typing import Any
 
 import httpx
@@ -19,16 +22,12 @@ from serving.admission.redis import Shared
 from serving.admission.store import Memory
 from serving.admission.turns import Turns
 from serving.cluster.tenants import Tenants
-from serving.core import Generation, Limits, Size
-from serving.engine.fake import count_tokens
+from serving.core import Limits
+from serving.engine.fake import FakeEngine
 from serving.errors import AccountDisabled, Overloaded, WrongToken
 from serving.settings import Settings
 from serving.tenancy import accounts, tables
 from tests.tenancy.conftest import ACCOUNT, TOKEN, Service, bearer, path, serving
-
-
-def size(generation: Generation) -> Size:
-    return Size(count_tokens(generation), len(generation.images), 1000 * len(generation.images))
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def tenants(tmp_path: Path) -> Any:
 @pytest.fixture
 async def service(tenants: Tenants, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     policy = Policy(**{"slots": 4, "queue_tokens": 1000, "patience": 1.0} | _asked(request))
-    gate = Gate(policy, Memory(tenants.used), size, tenants.price)
+    gate = Gate(policy, Memory(tenants.used), FakeEngine.size, tenants.price)
     async with serving(tenants, admission=gate) as made:
         yield made
 
@@ -125,7 +124,7 @@ async def test_a_limit_of_nothing_lets_nothing_through(
     tenants: Tenants, redis: Any, name: str, code: int, shared: bool
 ) -> None:
     store = Shared(redis.url, tenants.used) if shared else Memory(tenants.used)
-    gate = Gate(Policy(4), store, size, tenants.price)
+    gate = Gate(Policy(4), store, FakeEngine.size, tenants.price)
     async with serving(tenants, admission=gate) as service:
         account = service.account()
         _, value = service.token(account)
@@ -140,7 +139,7 @@ async def test_asking_for_more_tokens_than_there_can_be_calls_for_no_more_replic
     tenants: Tenants,
 ) -> None:
     """Before an account has usual answers, a careless `max_tokens` is not work to scale for."""
-    gate = Gate(Policy(4, context=100), Memory(tenants.used), size, tenants.price)
+    gate = Gate(Policy(4, context=100), Memory(tenants.used), FakeEngine.size, tenants.price)
     async with serving(tenants, admission=gate) as service:
         service.engine.faults.first_token_delay = 0.5
         answered = asyncio.create_task(service.run(max_tokens=2**40))
@@ -199,7 +198,7 @@ async def test_a_restart_forgets_no_quota(service: Service) -> None:
     limit(service, tokens_per_day=10)
     assert (await service.run(max_tokens=4)).status_code == 200
     service.tenants._ledger._ship()
-    again = Gate(Policy(4), Memory(service.tenants.used), size, service.tenants.price)
+    again = Gate(Policy(4), Memory(service.tenants.used), FakeEngine.size, service.tenants.price)
     async with serving(service.tenants, admission=again) as restarted:
         assert (await restarted.run(max_tokens=4)).status_code == 200
         assert said(await restarted.run(max_tokens=4)) == (429, 3036)
@@ -335,6 +334,40 @@ async def test_kept_places_cost_nobody_else_any() -> None:
     assert turns.load.running == 6
 
 
+async def test_who_sends_its_share_at_random_moments_waits_for_no_flood() -> None:
+    """In virtual time: requests take a second or so, and 9 of 10 of a half is 14.4 a second."""
+    turns = Turns(slots=32, tokens=10**9, pixels=1, patience=99, kept=8)
+    generator, now, order = random.Random(1), 0.0, itertools.count()
+    coming = list(itertools.accumulate(generator.expovariate(14.4) for _ in range(2000)))
+    ends: list[tuple[float, int, Waiting]] = []
+    waited: dict[str, list[float]] = {"quiet": [], "loud": []}
+
+    async def run(flow: str) -> None:
+        item, came = Waiting(flow, 100), now
+        await turns.take(item)
+        waited[flow].append(now - came)
+        heapq.heappush(ends, (now + generator.uniform(0.5, 1.5), next(order), item))
+
+    tasks = [asyncio.create_task(run("loud")) for _ in range(320)]
+    await asyncio.sleep(0)
+    while coming:
+        if ends[0][0] < coming[0]:
+            now, _, item = heapq.heappop(ends)
+            turns.give(item, item.cost)
+            who = item.flow
+        else:
+            now, who = coming.pop(0), "new"
+        if who != "quiet":  # the loud one sends its next at once
+            tasks.append(asyncio.create_task(run("loud" if who == "loud" else "quiet")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    assert [round(each, 1) for each in quantiles(waited["quiet"], n=10)][-1] == 0
+    assert quantiles(waited["quiet"], n=100)[-1] < 0.3
+    assert len(waited["loud"]) / now > 32 - 14.4  # which has all that is left
+
+
 async def test_at_the_engine_no_burst_comes_before_what_another_sends_next(
     service: Service,
 ) -> None:
@@ -428,7 +461,7 @@ async def test_two_replicas_share_the_limits_of_an_account(
     async with AsyncExitStack() as stack:
         services = []
         for each in both:
-            gate = Gate(Policy(4), Shared(redis.url, each.used), size, each.price)
+            gate = Gate(Policy(4), Shared(redis.url, each.used), FakeEngine.size, each.price)
             services.append(await stack.enter_async_context(serving(each, admission=gate)))
         one = services[0]
         people = [one.account() for _ in range(3)]
@@ -457,7 +490,7 @@ async def test_two_replicas_share_the_limits_of_an_account(
 
 async def test_a_quota_survives_an_emptied_redis(tenants: Tenants, redis: Any) -> None:
     """What was used is in the database: nobody gets the day twice."""
-    gate = Gate(Policy(4), Shared(redis.url, tenants.used), size, tenants.price)
+    gate = Gate(Policy(4), Shared(redis.url, tenants.used), FakeEngine.size, tenants.price)
     async with serving(tenants, admission=gate) as service:
         limit(service, tokens_per_day=10)
         codes = [(await service.run(max_tokens=4)).status_code for _ in range(2)]
@@ -471,7 +504,7 @@ async def test_a_quota_survives_an_emptied_redis(tenants: Tenants, redis: Any) -
 
 @pytest.mark.parametrize("opens", [True, False])
 async def test_without_redis_limits_fail_as_set(tenants: Tenants, redis: Any, opens: bool) -> None:
-    gate = Gate(Policy(4, fails_open=opens), Shared(redis.url), size, tenants.price)
+    gate = Gate(Policy(4, fails_open=opens), Shared(redis.url), FakeEngine.size, tenants.price)
     async with serving(tenants, admission=gate) as service:
         limit(service, requests_per_minute=2)
         assert (await service.run()).status_code == 200

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis.asyncio import Redis
 
 from serving.admission.charges import Lease, Quota, Rate, Refusal
 from serving.admission.redis import Shared
@@ -208,6 +209,20 @@ async def test_what_is_granted_to_somebody_who_left_is_given_back(redis: Any, ke
     async with asyncio.timeout(5):
         while isinstance(await shared.reserve("next", charges), Refusal):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+    await shared.close()
+
+
+async def test_what_fails_fails_alone(redis: Any, key: str) -> None:
+    """Requests that are made together do not share each other's trouble."""
+    async with Redis.from_url(redis.url) as client:
+        await client.set(f"{PREFIX}{key}", "no set of leases")
+    shared = Shared(redis.url)
+    leases = [Lease(each, "concurrent", 1) for each in (key + "first", key, key + "last")]
+    found = await asyncio.gather(
+        *(shared.reserve("x", [lease]) for lease in leases), return_exceptions=True
+    )
+    assert [type(each) for each in found] == [dict, StoreDown, dict]
+    assert isinstance(await shared.reserve("y", leases[2:]), Refusal)
     await shared.close()
 
 

@@ -29,8 +29,17 @@ RAY = {"authorization": f"Bearer {RAY_TOKEN}"}
 # Nodes of one machine share its ports; pods have their own.
 WORKERS = {"one": "127.0.0.2", "two": "127.0.0.3", "three": "127.0.0.4"}
 NODES = ("head", *WORKERS)
-OWN = [f"{kind} {node}" for kind in ("metrics", "stats", "proxy") for node in NODES]
-PORTS = ("gcs", "dashboard", "serve", "fallback", *NODES, *OWN)
+# Of each node, and as pods number them.
+OWN = {
+    "metrics": 9101,
+    "stats": 8404,
+    "proxy": 8000,
+    "agent": 52365,
+    "node-manager-port": 6380,
+    "object-manager-port": 6381,
+}
+SHARED = {"gcs": 6379, "dashboard": 8265, "fallback": 8500, "serve": 8000}
+PORTS = SHARED | {f"{kind} {node}": port for kind, port in OWN.items() for node in NODES}
 
 
 def free_ports() -> dict[str, int]:
@@ -87,13 +96,15 @@ class Cluster:
         cluster = ray(self.objects)["rayClusterConfig"]
         group = cluster["headGroupSpec"] if pod == "head" else cluster["workerGroupSpecs"][0]
         parameters = {"num-cpus": "1"} | group["rayStartParams"] | {"dashboard-host": "127.0.0.1"}
+        managers = ("node-manager-port", "object-manager-port")
+        parameters |= {name: str(self.ports[f"{name} {node}"]) for name in managers}
         if pod != "head":
             del parameters["dashboard-host"]
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
             *(f"--{name}={value}" for name, value in parameters.items()),
             f"--node-ip-address={address}",
-            f"--dashboard-agent-listen-port={self.ports[node]}",
+            f"--dashboard-agent-listen-port={self.ports[f'agent {node}']}",
             *arguments,
         ]
         with (self.folder / f"{node}.log").open("ab") as log:
@@ -111,12 +122,16 @@ class Cluster:
 
     def config(self) -> dict[str, Any]:
         config: dict[str, Any] = yaml.safe_load(ray(self.objects)["serveConfigV2"])
-        return config | {"http_options": {"host": "127.0.0.1", "port": self.ports["proxy head"]}}
+        # On all addresses, as in pods: nodes reach each other's replicas.
+        return config | {
+            "http_options": config["http_options"] | {"port": self.ports["proxy head"]}
+        }
 
     async def head(self) -> None:
-        """Start the head, or start it again where it was; returns when it answers."""
-        url = self.url("dashboard", probe(self, "head", "startupProbe"))
-        await self._up(self._head, url)
+        """Start the head, or start it again where it was; returns when it and its raylet answer."""
+        ready = self.url("dashboard", probe(self, "head", "startupProbe"))
+        raylet = self.url("agent head", probe(self, "worker", "startupProbe"))
+        await self._up("head", self._head, ready, raylet)
 
     def _head(self) -> subprocess.Popen[bytes]:
         """In a pod that remembers nothing."""
@@ -129,25 +144,44 @@ class Cluster:
         """Start a worker; returns when its pod would have started."""
         gcs = f"--address=127.0.0.1:{self.ports['gcs']}"
         return await self._up(
+            node,
             lambda: self.start("worker", node, WORKERS[node], gcs),
-            self.url(node, probe(self, "worker", "startupProbe")),
+            self.url(f"agent {node}", probe(self, "worker", "startupProbe")),
         )
 
     async def _up(
-        self, start: Callable[[], subprocess.Popen[bytes]], url: str
+        self, node: str, start: Callable[[], subprocess.Popen[bytes]], *urls: str
     ) -> subprocess.Popen[bytes]:
-        """Start a node and wait for its probe. What gives up is started again, as kubelets do."""
-        for _ in range(3):
+        """Start a node and wait for its probes. If it does not come it is started anew, as kubelets
+        do: a raylet waits 15 seconds for its agent, which a busy machine exceeds."""
+        for _ in range(5):
             process = start()
-            with suppress(GaveUp):
-                await answers(url, process=process)
+            with suppress(GaveUp, TimeoutError):
+                for url in urls:
+                    await answers(url, 60, process)
                 return process
+            self.kill(node)
         raise AssertionError(
             "\n".join(each.read_text()[-2000:] for each in self.folder.glob("*.log"))
         )
 
     def processes(self, node: str) -> list[psutil.Process]:
         return [each for each in psutil.process_iter() if _home(each) == str(self.folder / node)]
+
+    def reached(self) -> set[int]:
+        """Ports at which nodes have reached each other, as pods number them."""
+        numbers = {self.ports[name]: port for name, port in PORTS.items()}
+        owners, peers = {}, []
+        for node in NODES:
+            for each in self.processes(node):
+                with suppress(psutil.Error):
+                    for link in each.net_connections("tcp"):
+                        if link.status == psutil.CONN_LISTEN:
+                            owners[link.laddr.port] = node
+                        elif link.raddr:
+                            peers.append((node, link.raddr.port))
+        found = {port for node, port in peers if owners.get(port, node) != node}
+        return {numbers.get(port, port) for port in found}
 
     def kill(self, node: str) -> None:
         """As a machine that loses its power."""

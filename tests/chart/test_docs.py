@@ -10,7 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from tests.chart import helm
 from tests.chart.helm import CHART, Chart, pods, ray
@@ -43,11 +45,16 @@ class Command:
         return f"{self.document}: {' '.join(self.words)[:60]}"
 
 
+def blocks(document: Path, language: str = "") -> list[str]:
+    """What stands between fences."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
+
+
 def commands(*documents: Path) -> list[Command]:
     found = []
     for document in documents:
-        blocks = re.findall(r"^```\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
-        lines = "".join(blocks).replace("\\\n", " ").splitlines()
+        lines = "".join(blocks(document)).replace("\\\n", " ").splitlines()
         found += [Command(document.stem, tuple(shlex.split(unwrapped(each)))) for each in lines]
     return found
 
@@ -116,6 +123,12 @@ def test_kubectl_knows_the_command_and_its_options(command: Command, tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert ("llama-vision" in done.stdout or "serving" in done.stdout) if create else done.stdout
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda each: each.stem)
+def test_kubernetes_knows_the_objects(document: Path) -> None:
+    for block in blocks(document, "yaml"):
+        kubernetes_validate.validate(yaml.safe_load(block), "1.37", strict=True)
 
 
 @pytest.mark.parametrize("command", SERVING, ids=str)

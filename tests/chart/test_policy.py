@@ -15,6 +15,8 @@ CASES = [(profile, {}) for profile in PROFILES] + [("cpu-demo", each) for each i
 IDS = [*PROFILES, *OPTIONS]
 # Pod Security "restricted" lets these in and no other.
 VOLUMES = {"configMap", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+# What head and workers may ask each other; that it is enough is seen in test_failover.py.
+RAY_PORTS = {(6379, 6381), 8500, (10002, 19999), (30000, 31000), (32768, 60999)}
 SECRET = re.compile("TOKEN|SECRET|PASSWORD|DATABASE_URL|REDIS_URL|AUTHORIZATION")
 
 
@@ -103,11 +105,14 @@ def selects(selector: Object, labels: dict[str, str]) -> bool:
 
 
 def ports_for(rules: list[Object], peer: str, key: str) -> set[Any]:
-    """The ports that rules open to a peer which holds the text; "all" where none are named."""
+    """The ports that rules open to a peer which holds the text, ranges as pairs; "all" where none
+    are named."""
     opened: set[Any] = set()
     for rule in rules:
         if peer in yaml.safe_dump(rule.get(key)):
-            opened |= {port["port"] for port in rule.get("ports", [])} or {"all"}
+            ports = rule.get("ports", [])
+            opened |= {(p["port"], p["endPort"]) if "endPort" in p else p["port"] for p in ports}
+            opened |= set() if ports else {"all"}
     return opened
 
 
@@ -132,12 +137,13 @@ def test_networks_are_closed_but_for_what_is_needed(chart: Chart) -> None:
     assert ports_for(worker, "kuberay-system", "from") == set()
     for group in (head, worker):
         assert ports_for(group, "name: monitoring", "from") == {8080, 9464, 44217, 44227}
-        assert ports_for(group, "head", "from") == {"all"}
+        assert ports_for(group, "head", "from") == RAY_PORTS
     out = rules("worker", "egress")
+    assert ports_for(out, "head", "to") == RAY_PORTS
     assert ports_for(out, "databases", "to") == {5432, 6379}
     assert ports_for(out, "kube-system", "to") == {53}
-    assert ports_for(out, "ipBlock", "to") == set()
-    assert ports_for(rules("head", "egress"), "ipBlock", "to") == {443, 6443}
+    assert ports_for(out, "ipBlock", "to") == {53}  # caches of DNS on nodes
+    assert ports_for(rules("head", "egress"), "ipBlock", "to") == {53, 443, 6443}
     assert ports_for(rules("demo-migrate", "egress"), "databases", "to") == {5432}
     assert rules("demo-migrate", "ingress") == []
     assert ports_for(rules("demo-test-run", "egress"), "worker", "to") == {8000}

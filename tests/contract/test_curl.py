@@ -61,10 +61,7 @@ def test_a_picture_from_a_file(service: Running, tmp_path: Path) -> None:
     file = tmp_path / "body.json"
     file.write_text(json.dumps({"prompt": "What colour?", "image": list(PNG)}))
     found = json.loads(curl(service, RUN, "-X", "POST", "--data-binary", f"@{file}"))
-    usage = found["result"]["usage"]
-    assert usage["prompt_tokens"] == 3 + IMAGE_TOKENS
-    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
-    assert usage["prompt_tokens_details"] == {"cached_tokens": 0, "image_tokens": IMAGE_TOKENS}
+    assert found["result"]["usage"]["prompt_tokens"] == 3 + IMAGE_TOKENS
 
 
 def test_tools_and_json(service: Running) -> None:

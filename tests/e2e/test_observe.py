@@ -109,12 +109,20 @@ def test_what_is_not_sampled_is_not_exported_by_vllm_either(up, collector):
     assert len(collector.spans) == before + 7
 
 
-def test_the_vision_encoders_time_is_told_of_each_request_with_a_picture(up):
+def test_the_vision_encoders_time_is_told_of_each_request_with_a_picture(up, collector):
     before = up.total("serving_vision_seconds_count")
     for colour in ("red", "blue"):
         assert up.run(looking_at(colour, max_tokens=2)).status_code == 200
     until(lambda: up.total("serving_vision_seconds_count") == before + 2)
     assert 0 < up.total("serving_vision_seconds_sum") < up.total("serving_prefill_seconds_sum")
+    trace = "6bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    up.run(looking_at("green", max_tokens=2), headers=headers)
+    until(lambda: len(collector.of(trace)) == 8)
+    found = collector.of(trace)
+    seen, prefill = found["engine vision"], found["engine prefill"]
+    assert prefill.begin == pytest.approx(seen.begin, abs=1e-5)
+    assert seen.begin < seen.end < prefill.end
     assert up.total("serving_image_tokens_total") % 2 == 0
 
 

@@ -31,6 +31,8 @@ from serving.protocol.calls import Growing
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUEUE = 12
+WINDOW = next(iter(Catalog.read().models.values())).context_window
+ENCODED: list[tuple[str, float]] = []  # requests, and how long the vision encoder took for them
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -39,7 +41,10 @@ async def engine():
     model = next(iter(Catalog.read().models.values()))
     # One place more is kept: see `Model.kept`.
     small = {"max_num_seqs": 4, "max_num_queued_reqs": QUEUE, "kv_cache_memory_bytes": 1 << 26}
-    made = VllmEngine(model.model_copy(update={"engine": {**model.engine, **small}}))
+    made = VllmEngine(
+        model.model_copy(update={"engine": {**model.engine, **small}}),
+        encoded=lambda request, seconds: ENCODED.append((request, seconds)),
+    )
     yield made
     made.close()
 
@@ -90,6 +95,48 @@ async def test_plain_answers_are_one_delta(engine):
     assert delta.finish in (Finish.STOP, Finish.LENGTH)
     assert delta.usage.prompt_tokens > 5
     assert 0 < delta.usage.completion_tokens <= 8
+
+
+def counted(name: str, **labels: str) -> float:
+    """The sum of a metric of vLLM's."""
+    return sum(
+        sample.value
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+async def test_vllm_counts_each_time_between_tokens(engine):
+    """In its own histogram, though they are written a step at a time."""
+    name = "vllm:inter_token_latency_seconds"
+    ends = [f"{name}_count", f"{name}_sum"]
+    await until_idle(engine)
+    before = {end: counted(end) for end in ends}
+    asked = [asking(str(number), stream=True, max_tokens=20) for number in range(3)]
+    answers = await asyncio.gather(*(answer(engine, each) for each in asked))
+    lasts = [deltas[-1] for deltas in answers]
+    gaps = sum(last.usage.completion_tokens - 1 for last in lasts)
+    assert gaps > 3
+    assert counted(f"{name}_count") - before[f"{name}_count"] == gaps
+    assert counted(f"{name}_bucket", le="+Inf") == counted(f"{name}_count")
+    decode = sum(last.stages.decode for last in lasts)
+    assert counted(f"{name}_sum") - before[f"{name}_sum"] == pytest.approx(decode)
+
+
+async def test_the_encoders_time_is_told_once_of_each_request_it_worked_for(engine):
+    """A second late; not of one whose picture had been encoded before, for another."""
+    ENCODED.clear()
+    first, again, other = (
+        asking("what", picture(colour, (170, 60)), max_tokens=2)
+        for colour in ("teal", "teal", "olive")
+    )
+    await answer(engine, first)
+    await asyncio.gather(answer(engine, again), answer(engine, other))
+    await asyncio.sleep(3.0)
+    assert {request for request, _ in ENCODED} == {first.id, other.id}
+    assert len(ENCODED) == 2
+    assert all(0 < seconds < 10 for _, seconds in ENCODED)
 
 
 async def test_streams_add_up_to_the_plain_answer(engine):
@@ -183,15 +230,48 @@ async def test_the_size_of_a_request_is_known_before_it_runs(engine):
     assert engine.size(asking(Image(b"no picture"))).tiles == 1
 
 
-async def test_an_image_counts_as_one_token(engine):
-    """Of the prompt; what its tiles become for the vision tower is counted beside."""
+async def test_the_tokens_of_images_are_the_prompts(engine):
+    """Its place in the text, and what each of its tiles becomes for the vision tower."""
     (none,) = await answer(engine, asking("Hello"))
     small, large = picture(size=(20, 20)), picture("blue", (3000, 3000))
     (one,) = await answer(engine, asking(small, "Hello"))
     (two,) = await answer(engine, asking(small, large, "Hello"))
-    assert two.usage.prompt_tokens == one.usage.prompt_tokens + 1
-    assert none.usage.image_tokens == 0 < one.usage.image_tokens
-    assert two.usage.image_tokens == 5 * one.usage.image_tokens  # one tile, and four
+    tile = one.usage.image_tokens
+    assert none.usage.image_tokens == 0 < tile < one.usage.prompt_tokens
+    assert two.usage.image_tokens == 5 * tile  # one tile, and four
+    assert two.usage.prompt_tokens == one.usage.prompt_tokens + 1 + 4 * tile
+
+
+async def test_a_request_has_as_many_prompt_tokens_as_were_counted_before(engine):
+    """Pictures in several shapes too."""
+    for size in ((20, 20), (200, 100), (64, 300), (170, 170)):
+        asked = asking(picture(size=size), "Hello")
+        (delta,) = await answer(engine, asked)
+        assert engine.size(asked).image_tokens == delta.usage.image_tokens, size
+        assert await engine.count(asked) == delta.usage.prompt_tokens, size
+
+
+async def test_images_found_with_their_text_are_cached_tokens(engine):
+    """A second turn about one picture computes neither the picture nor the first turn."""
+    shape = picture("purple", (170, 170))
+    first = "What colour is the shape? " + "Look at it once more. " * 40
+    (one,) = await answer(engine, asking(shape, first))
+    (two,) = await answer(engine, asking(shape, first + "And now?"))
+    assert (one.usage.cached_tokens, one.usage.cached_image_tokens) == (0, 0)
+    assert two.usage.cached_image_tokens == two.usage.image_tokens == one.usage.image_tokens
+    assert two.usage.cached_tokens > two.usage.image_tokens
+    assert two.usage.new_images == 0
+    assert 0 < two.usage.new_text_tokens < one.usage.new_text_tokens
+
+
+async def test_images_count_against_the_context(engine):
+    """What does not fit with its pictures is refused before it runs, in tokens of all."""
+    many = [picture(colour, (3000, 3000)) for colour in ("red", "green", "blue", "black")]
+    (fits,) = await answer(engine, asking(*many, "Hello"))
+    longest = WINDOW - fits.usage.prompt_tokens
+    with pytest.raises(ContextExceeded) as refused:
+        await answer(engine, asking(*many, "Hello", max_tokens=longest + 1))
+    assert refused.value.asked == WINDOW + 1
 
 
 @pytest.mark.parametrize("size", [(90, 60), (3000, 3000), (200, 100), (130, 500)])
@@ -199,8 +279,8 @@ async def test_pictures_are_counted_and_fill_the_context_window(engine, size):
     """By their tiles, before anything is computed."""
     seen = picture(size=size)
     (delta,) = await answer(engine, asking(seen, "Hello"))
-    told = delta.usage.input_tokens
-    assert told == delta.usage.prompt_tokens + delta.usage.image_tokens
+    told = delta.usage.prompt_tokens
+    assert told > delta.usage.image_tokens > 0
     assert await engine.count(asking(seen, "Hello")) == told
     with pytest.raises(ContextExceeded) as caught:
         await anext(engine.generate(asking(seen, "Hello", max_tokens=8193 - told)))

@@ -23,7 +23,7 @@ async def collect(engine: Engine, generation: Generation) -> list[Delta]:
 
 async def test_a_plain_answer_is_one_delta() -> None:
     (delta,) = await collect(FakeEngine(), request())
-    used = Usage(6, 3, 0, IMAGE_TOKENS)
+    used = Usage(6 + IMAGE_TOKENS, 3, 0, IMAGE_TOKENS)
     assert delta == Delta("one two three", (), Finish.STOP, used, stages=delta.stages)
 
 
@@ -31,13 +31,13 @@ async def test_a_stream_is_a_delta_per_token() -> None:
     deltas = await collect(FakeEngine(), request(stream=True))
     assert [delta.text for delta in deltas] == ["one", " two", " three"]
     last = deltas[-1]
-    used = Usage(6, 3, 0, IMAGE_TOKENS)
+    used = Usage(6 + IMAGE_TOKENS, 3, 0, IMAGE_TOKENS)
     assert last == Delta(" three", (), Finish.STOP, used, stages=last.stages)
 
 
 async def test_a_raw_prompt_is_echoed_whole() -> None:
     (delta,) = await collect(FakeEngine(), request(RawPrompt("a b", (Image(b"x"),))))
-    assert (delta.text, delta.usage) == ("a b", Usage(3, 2, 0, IMAGE_TOKENS))
+    assert (delta.text, delta.usage) == ("a b", Usage(3 + IMAGE_TOKENS, 2, 0, IMAGE_TOKENS))
 
 
 async def test_max_tokens_is_the_longest_answer() -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from loadtest.core import Record
 from loadtest.outcome import conduct
 from loadtest.scenario import Scenario, build
+from serving.engine.fake import IMAGE_TOKENS
 from serving.errors import Overloaded
 from tests.gateway.conftest import ACCOUNT, MODEL, TOKEN, Service, service
 
@@ -36,12 +38,16 @@ async def test_both_dialects_count_the_same_tokens(
     service: Service, api: str, stream: bool
 ) -> None:
     picture = {"images": "1", "sizes": ["32x32"]}
-    summary, _ = await conduct(scenario(service, api, stream=stream, **picture), calibration=0)
+    records: list[Record] = []
+    asked = scenario(service, api, stream=stream, **picture)
+    summary, _ = await conduct(asked, [records.append], calibration=0)
     assert summary["errors_by_kind"] == {}
     assert summary["requests"] == len(service.receipts) == 40
     receipts = service.receipts
     assert summary["output_tokens"] == sum(r.usage.completion_tokens for r in receipts) == 480
     assert summary["prompt_tokens"] == sum(r.usage.prompt_tokens for r in receipts)
+    assert {record.image_tokens for record in records} == {IMAGE_TOKENS}
+    assert 0 < sum(record.text_tokens for record in records) < 40 * IMAGE_TOKENS
     assert (summary["ttft_ms"]["count"] == 40) == stream
     if stream:
         assert summary["itl_ms"]["count"] > 40

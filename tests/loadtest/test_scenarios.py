@@ -416,7 +416,7 @@ ACCESS = """2026-11-22 10:00:01,000 INFO serving.access {"id":"1","duration":1.0
 {"prompt_tokens":20,"completion_tokens":4,"cached_tokens":0}}
 2026-11-22 10:00:01,100 INFO serving.cluster ready
 2026-11-22 10:00:01,900 INFO serving.access {"id":"2","duration":1.5,"usage":\
-{"prompt_tokens":12,"completion_tokens":6,"cached_tokens":0}}
+{"prompt_tokens":1613,"completion_tokens":6,"cached_tokens":0,"image_tokens":1601}}
 """
 
 

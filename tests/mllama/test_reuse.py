@@ -17,6 +17,7 @@ from tests.mllama.test_parity import metric
 from tests.mllama.traffic import TOKENS, Case, Traffic, cases
 
 # Uuids name pictures here, and vLLM's cache of processed pictures goes by them alone.
+PREFIXES = ("vllm:prefix_cache_queries", "vllm:prefix_cache_hits")
 COUNTERS = ("prefix_cache_hits", "num_preemptions")
 SETTINGS = {"mm_processor_cache_gb": 0, "limit_mm_per_prompt": {"image": 4}, "max_model_len": 256}
 SETTINGS |= {"scheduling_policy": "priority"}
@@ -94,7 +95,10 @@ def test_a_wrong_hit_would_be_noticed(
 def test_each_part_of_a_request_is_reused_by_itself(
     traffic: Traffic,
 ) -> None:
-    """Text up to what differs; an image wherever it stands; neither for another salt."""
+    """Text up to what differs; an image wherever it stands; neither for another salt.
+
+    The metrics of prefixes count the same tokens as the answers.
+    """
     if traffic.scarce:
         pytest.skip("what is evicted is not reused")
     traffic.forget()
@@ -118,12 +122,17 @@ def test_each_part_of_a_request_is_reused_by_itself(
         "without pictures": (Case((BOS, *text, *more), ()), 32, 0, 0),
     }
     for name, (case, cached, encoded, written) in asked.items():
+        before = [metric(traffic.llm, each) for each in PREFIXES]
         with watched(traffic) as seen:
             (output,) = traffic.llm.generate(
                 [case.for_vllm(traffic.drawn)], greedy(1), use_tqdm=False
             )
         got = (output.num_cached_tokens, seen["images"], seen["tokens"])
         assert got == (cached, encoded, written), name
+        grown = [
+            metric(traffic.llm, each) - old for each, old in zip(PREFIXES, before, strict=True)
+        ]
+        assert grown == [len(case.tokens), cached], name
 
 
 def test_an_image_is_encoded_once_however_many_ask_at_once(traffic: Traffic) -> None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from serving.catalog import Model
 from serving.cluster.replica import Replica
-from serving.core import Generation, Size
-from serving.engine.fake import FakeEngine, Faults, count_tokens
+from serving.engine.fake import FakeEngine, Faults
 from serving.settings import Settings
 
 
 class Engine(FakeEngine):
-    def size(self, generation: Generation) -> Size:
-        return Size(count_tokens(generation), len(generation.images))
-
     def close(self) -> None:
         """Nothing runs beside it."""
 

@@ -125,22 +125,26 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_real_serve_adds_a_replica_under_load_and_takes_it_away_again(up: Stack) -> None:
-    over, answers = threading.Event(), []
-    users = [threading.Thread(target=ask, args=(up, over, answers)) for _ in range(10)]
+    busy, over, answers = threading.Event(), threading.Event(), []
+    users = [threading.Thread(target=ask, args=(up, busy, answers)) for _ in range(10)]
+    # Who stays while the second replica goes.
+    users.append(threading.Thread(target=ask, args=(up, over, answers, 0.5)))
     for user in users:
         user.start()
     grown = until(up, [1, 2])
     time.sleep(10)
+    busy.set()
+    shrunk = until(up, [1, 2, 1])
+    time.sleep(10)
     over.set()
     for user in users:
         user.join()
-    shrunk = until(up, [1, 2, 1])
     assert set(answers) == {200}
     print(f"grown after {grown:.0f} s, shrunk after {shrunk:.0f} s; {len(answers)} answers")  # noqa: T201
 
 
-def ask(up: Stack, over: threading.Event, answers: list[int]) -> None:
-    while not over.is_set():
+def ask(up: Stack, over: threading.Event, answers: list[int], pause: float = 0) -> None:
+    while not over.wait(pause):
         answers.append(up.run({"prompt": "word " * 20, "max_tokens": 20}).status_code)
 
 

@@ -23,6 +23,8 @@ TOKEN = "s3cret-token"
 MODEL = "@cf/meta/llama-3.2-11b-vision-instruct"
 PATH = f"/client/v4/accounts/{ACCOUNT}/ai/run/{MODEL}"
 SECRET = "scrape-me"
+VISION = 0.125  # seconds that the encoder took for a request with pictures
+PIXELS = 1000  # of a picture
 
 
 @dataclass
@@ -35,13 +37,21 @@ class Site:
     environment: dict[str, str] = field(default_factory=dict)
     replicas: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
+    @property
+    def log(self) -> Path:
+        """Where all replicas log, at every level."""
+        return self.state.with_suffix(".log")
+
     def start(self, count: int = 1) -> list[int]:
         """Replicas more; their ports, once they answer."""
         ports = [free_port() for _ in range(count)]
         for port in ports:
             command = [sys.executable, "-m", "tests.telemetry.replica", str(port), str(self.state)]
             command += [str(self.metrics_port), SECRET, str(self.slots)]
-            self.replicas[port] = subprocess.Popen(command, env=os.environ | self.environment)
+            with self.log.open("ab") as out:
+                self.replicas[port] = subprocess.Popen(
+                    command, env=os.environ | self.environment, stdout=out, stderr=out
+                )
         until(lambda: all(map(_answers, ports)), 60)
         until(self.is_scraped)
         return ports

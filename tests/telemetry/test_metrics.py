@@ -15,23 +15,33 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from math import inf
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import httpx
+import prometheus_client
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from serving.cluster.tenants import Tenants
+from serving.core import Outcome, Receipt, Trace, Usage
 from serving.settings import Settings
 from serving.telemetry import vocabulary
+from serving.telemetry.exposition import exposition
 from serving.telemetry.names import OTHER, Names
+from serving.telemetry.observer import Observer
 from serving.telemetry.sampler import PERIOD
+from serving.telemetry.shelf import Shelf, places
 from serving.tenancy import accounts
-from tests.telemetry.conftest import ACCOUNT, PATH, TOKEN, Site, until
+from tests.contract.requests import URI
+from tests.telemetry.conftest import ACCOUNT, PATH, PIXELS, TOKEN, Site, until
 
 GENERATED = ("serving_prompt_tokens_total", "serving_completion_tokens_total")
 
@@ -185,7 +195,7 @@ async def test_errors_are_counted_by_kind_and_a_strangers_account_is_no_label(
 async def test_the_queue_is_seen_while_requests_wait(site: Site) -> None:
     site.slots = 1
     async with site.client(*site.start()) as client:
-        body = {"prompt": " ".join(["word"] * 150)}
+        body = {"prompt": " ".join(["word"] * 150), "image": URI}
         waiting = [asyncio.create_task(client.post(PATH, json=body)) for _ in range(3)]
         loop = asyncio.get_running_loop()
         for _ in range(60):
@@ -195,6 +205,8 @@ async def test_the_queue_is_seen_while_requests_wait(site: Site) -> None:
             await asyncio.sleep(0.05)
         assert queued == 2
         assert site.total("serving_queue_tokens") >= 2 * 150
+        assert site.total("serving_queue_pixels") == 2 * PIXELS
+        assert site.total("serving_queue_pixels_limit") > 2 * PIXELS
         assert site.total("serving_running_requests") == 1
         assert site.total("serving_running_requests_limit") == 1
         await asyncio.gather(*waiting)
@@ -346,6 +358,84 @@ def test_damaged_counts_begin_anew(site: Site) -> None:
     file.write_bytes(b"\xff" * 4096)
     site.start()
     assert site.total("serving_replica_starts_total") == 1
+
+
+ODD = 'a "label" \\ of\ntwo lines'
+ROOM = 50  # accounts with series of their own
+
+
+def crowd(folder: Path, both: Barrier) -> None:
+    """A replica that a thousand accounts use, beside another, until it ends."""
+    shelf = Shelf(folder)
+    both.wait()
+    prometheus_client.Counter("vllm:odd", ODD, ["name"]).labels(ODD).inc(3)
+    observer = Observer(shelf, lambda model, usage: 7, ROOM)
+    usage = Usage(prompt_tokens=50, completion_tokens=3)
+    trace = Trace("a" * 32, "b" * 16, "c" * 16, sampled=True)
+    for number in range(3000):
+        account, route = f"{number % 1000:032x}", ("ai/run", "ai/v1/chat/completions")[number % 2]
+        observer(
+            Receipt(
+                *(str(number), account, route, "m", Outcome.OK, 200, None, usage, 0.5, 0.1),
+                token="t",
+                stream=True,
+                gaps=(0.01, 0.02),
+                trace=trace,
+            )
+        )
+    shelf.keep()
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two such, in processes of their own: a shelf takes its process for good."""
+    folder = tmp_path_factory.mktemp("crowded") / "metrics"
+    spawn = get_context("spawn")
+    both = spawn.Barrier(2)
+    pair = [spawn.Process(target=crowd, args=(folder, both)) for _ in range(2)]
+    for each in pair:
+        each.start()
+    for each in pair:
+        each.join()
+        assert each.exitcode == 0
+    return folder
+
+
+def test_a_scrape_after_a_thousand_accounts_is_quick_and_small(crowded: Path) -> None:
+    began = time.process_time()
+    text = exposition(crowded, True)
+    assert time.process_time() - began < 0.05
+    assert len(text) < 2**20
+    told = {
+        sample.labels["account"]
+        for family in openmetrics(f"{text.decode()}# EOF\n")
+        for sample in family.samples
+        if "account" in sample.labels
+    }
+    assert len(told) <= 2 * ROOM + 1  # each replica's own, and the rest
+    assert OTHER in told
+
+
+def test_what_is_exposed_is_what_the_library_reads_in_the_files(crowded: Path) -> None:
+    expected = {
+        (sample.name, frozenset({**sample.labels, "replica": place.name}.items())): sample.value
+        for place in places(crowded)
+        for family in MultiProcessCollector.merge(map(str, place.files))
+        for sample in family.samples
+    }
+    assert any(dict(labels).get("name") == ODD for _, labels in expected)
+    assert {dict(labels)["replica"] for _, labels in expected} == {"0", "1"}
+    texts = {
+        openmetrics: f"{exposition(crowded, True).decode()}# EOF\n",
+        prometheus: exposition(crowded, False).decode(),
+    }
+    for parse, text in texts.items():
+        found = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in parse(text)
+            for sample in family.samples
+        }
+        assert found == expected
 
 
 def test_names_are_bounded_and_go_to_those_that_use_most() -> None:

@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from serving.telemetry import dashboards
+from serving.telemetry import console, dashboards
+from serving.telemetry.console import filled
 from serving.telemetry.vocabulary import METRICS
 from tests import servers
+from tests.loadtest import browser
 from tests.telemetry.conftest import PATH, SECRET, Site, until
 
 ROOT = Path(__file__).parents[2]
@@ -41,11 +43,6 @@ def panels() -> Iterator[tuple[str, str]]:
         for panel in json.loads(file.read_text())["panels"]:
             for target in panel["targets"]:
                 yield file.stem, filled(target["expr"])
-
-
-def filled(query: str) -> str:
-    query = query.replace("$__rate_interval", "1m").replace("$job", ".*")
-    return query.replace("$namespace", ".*")
 
 
 def selected(query: str) -> set[str]:
@@ -96,9 +93,18 @@ def test_the_buckets_that_rules_ask_for_exist() -> None:
         assert float(edge) in buckets[name]
 
 
-def test_the_dashboards_are_those_of_the_vocabulary(tmp_path: Path) -> None:
-    dashboards.write(tmp_path)
-    committed = ROOT / "deploy" / "grafana"
+@pytest.mark.parametrize(
+    ("write", "place"),
+    [
+        pytest.param(dashboards.write, "grafana", id="grafana"),
+        pytest.param(console.write, "prometheus/consoles", id="prometheus"),
+    ],
+)
+def test_the_dashboards_are_those_of_the_vocabulary(
+    write: Callable[[Path], None], place: str, tmp_path: Path
+) -> None:
+    write(tmp_path)
+    committed = ROOT / "deploy" / place
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == sorted(file.name for file in committed.iterdir())
     for name in names:
@@ -149,7 +155,8 @@ def test_every_alert_has_a_runbook_and_a_case_that_fires_and_one_that_does_not()
         pages.add(page)
         text = page.read_text()
         assert re.findall("^## (.*)$", text, re.MULTILINE) == ["Confirm", "Mitigate", "Prevent"]
-    assert pages == set(RUNBOOKS.glob("*.md"))
+        assert "(README.md)" in text  # where things are, for who has never looked
+    assert pages | {RUNBOOKS / "README.md"} == set(RUNBOOKS.glob("*.md"))
 
 
 def test_the_documentation_names_every_metric_and_every_alert() -> None:
@@ -224,6 +231,37 @@ def scraped(site: Site) -> Iterator[httpx.Client]:
         pytest.skip(str(missing))
 
 
+async def load(site: Site, port: int) -> None:
+    """Streams, for some scrapes."""
+    body = {"prompt": "some words to stream", "stream": True}
+    deadline = time.monotonic() + 4
+    async with site.client(port) as client:
+        while time.monotonic() < deadline:
+            await asyncio.gather(*[client.post(PATH, json=body) for _ in range(10)])
+
+
+async def test_prometheus_itself_draws_the_dashboards(site: Site, scraped: httpx.Client) -> None:
+    """In a browser, each panel: a graph, or that there is nothing to draw."""
+    (port,) = site.start()
+    await load(site, port)
+    async with browser.page() as page:
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("requestfailed", lambda request: faults.append(request.url))
+        for name, (title, shown) in dashboards.DASHBOARDS.items():
+            await page.goto(f"{scraped.base_url}/consoles/index.html?show={name}")
+            assert await page.inner_text("nav .shown") == title
+            await page.wait_for_function("!document.querySelector('.prom_graph_loading')")
+            drawn = [await each.inner_text() for each in await page.query_selector_all("section")]
+            assert len(drawn) == len(shown)
+            for panel, said in zip(shown, drawn, strict=True):
+                assert said.startswith(panel.title)
+                assert "Error" not in said
+                empty = all(QUIET.search(query) for query in panel.queries.values())
+                assert empty or "No timeseries returned" not in said, panel.title
+        assert faults == []
+
+
 def test_every_panel_is_answered_by_a_prometheus_that_scrapes(
     site: Site, scraped: httpx.Client
 ) -> None:
@@ -235,14 +273,7 @@ def test_every_panel_is_answered_by_a_prometheus_that_scrapes(
         found: list[Any] = answer["data"]["result"]
         return found
 
-    async def load() -> None:
-        body = {"prompt": "some words to stream", "stream": True}
-        async with site.client(port) as client:
-            await asyncio.gather(*[client.post(PATH, json=body) for _ in range(10)])
-
-    deadline = time.monotonic() + 4
-    while time.monotonic() < deadline:
-        asyncio.run(load())
+    asyncio.run(load(site, port))
     until(lambda: bool(ask("serving:failed_requests:ratio_rate5m")))
     empty = [(name, query) for name, query in panels() if not ask(query)]
     assert [each for each in empty if not QUIET.search(each[1])] == []

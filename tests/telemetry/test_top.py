@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from serving.telemetry.scrape import Change, Scrape
+from serving.telemetry.top import view
 from tests import servers
 from tests.telemetry.conftest import ACCOUNT, PATH, SECRET, Site, free_port, until
 
@@ -110,6 +112,24 @@ groups:
         pytest.skip(str(missing))
     (line,) = [line for line in frame.splitlines() if "SomethingIsWrong" in line]
     assert line.split() == ["SomethingIsWrong", "page", "firing", "look", "at", "it"]
+
+
+def test_pictures_that_were_cut_before_are_a_part_of_all() -> None:
+    def scraped(at: float, hits: int, queries: int) -> Scrape:
+        said = {"hits": hits, "queries": queries}
+        return Scrape.parse(
+            at, {"": "".join(f"vllm:mm_cache_{n}_total {v}\n" for n, v in said.items())}
+        )
+
+    before, now = scraped(0.0, 10, 10), scraped(2.0, 13, 14)
+    assert view(Change(before, now)).traffic.images_cached == 0.75
+
+
+def test_without_its_prometheus_all_else_is_shown(standing: Site) -> None:
+    done = top(standing, "--prometheus", f"http://127.0.0.1:{free_port()}")
+    assert done.returncode == 0, done.stderr
+    assert "alerts are not known: " in done.stdout
+    assert rows(done.stdout)["replicas"].startswith("1 up")
 
 
 def test_who_cannot_read_metrics_is_told_in_a_line(standing: Site) -> None:

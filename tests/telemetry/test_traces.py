@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from itertools import pairwise
+from uuid import uuid4
 
 import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
 from tests import servers
+from tests.contract.requests import URI
 from tests.telemetry.collector import Collector, collecting
-from tests.telemetry.conftest import ACCOUNT, MODEL, PATH, SECRET, TOKEN, Site, until
+from tests.telemetry.conftest import ACCOUNT, MODEL, PATH, SECRET, TOKEN, VISION, Site, until
 
 CALLER = "00f067aa0ba902b7"
 SERVER, INTERNAL = 2, 1  # OTLP's span kinds
@@ -79,6 +82,27 @@ async def test_a_request_is_one_trace_from_the_callers_span_to_decode(
     assert request.resource["service.name"] == "llama-vision-serving"
 
 
+async def test_the_vision_encoders_time_joins_the_trace_when_it_is_told(
+    traced: Site, collector: Collector
+) -> None:
+    trace = "3bf92f3577b34da6a3ce929d0e0e4736"
+    await ask(traced, {"prompt": "what is it", "image": URI, "stream": True}, **sampled(trace))
+    until(lambda: len(collector.of(trace)) == 7)
+    found = collector.of(trace)
+    seen, prefill = found["engine vision"], found["engine prefill"]
+    assert seen.parent == prefill.parent == found[f"chat {MODEL}"].id
+    assert seen.begin == pytest.approx(prefill.begin, abs=1e-5)
+    assert seen.end - seen.begin == pytest.approx(VISION, abs=1e-5)
+    assert seen.attributes["serving.images"] == 1
+    assert traced.total("serving_vision_seconds_sum") == VISION
+    before = len(collector.spans)
+    await ask(traced, {"prompt": "what is it", "image": URI})  # of no trace
+    until(lambda: traced.total("serving_vision_seconds_sum") == 2 * VISION)
+    await ask(traced, {"prompt": 5}, **sampled("2bf92f3577b34da6a3ce929d0e0e4736"))
+    until(lambda: len(collector.spans) > before)
+    assert len(collector.spans) == before + 1
+
+
 async def test_spans_follow_the_conventions(traced: Site, collector: Collector) -> None:
     trace = "5bf92f3577b34da6a3ce929d0e0e4736"
     body = {"prompt": f"{SECRET_WORDS}", "max_tokens": 3, "temperature": 0.25, "stream": True}
@@ -120,13 +144,49 @@ async def test_an_error_is_a_trace_as_far_as_the_request_came(
     assert span.status == 0  # the caller's error, not the server's
 
 
-async def test_no_word_of_a_prompt_leaves_and_no_secret(traced: Site, collector: Collector) -> None:
-    trace = "7bf92f3577b34da6a3ce929d0e0e4736"
-    await ask(traced, {"prompt": SECRET_WORDS, "stop": ["canary"]}, **sampled(trace))
+PICTURE = b"canary in the picture"  # its base64 has no such word
+TOOL = {"name": "canary_tool", "description": "canary", "parameters": {"type": "object"}}
+SAYING = {
+    "prompt": {"prompt": SECRET_WORDS, "stop": ["canary"]},
+    "conversation": {
+        "messages": [
+            {"role": "system", "content": "canary"},
+            {"role": "user", "content": SECRET_WORDS},
+        ],
+        "stream": True,
+    },
+    "picture": {"prompt": SECRET_WORDS, "image": URI},
+    "no-picture": {"prompt": SECRET_WORDS, "image": list(PICTURE)},
+    "tool": {"messages": [{"role": "user", "content": SECRET_WORDS}], "tools": [TOOL]},
+    "adapter": {"prompt": SECRET_WORDS, "lora": "canary"},
+    "malformed": {"prompt": {"canary": SECRET_WORDS}},
+}
+
+
+@pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in SAYING.items()])
+async def test_no_word_of_a_request_or_its_answer_leaves_and_no_secret(
+    traced: Site, collector: Collector, body: object
+) -> None:
+    """Neither in spans nor in metrics nor in a log, however much is logged."""
+    trace = uuid4().hex
+    async with traced.client(*traced.replicas) as client:
+        headers = sampled(trace) | {"user-agent": "canary", "tracestate": "canary=canary"}
+        answer = await client.post(PATH, json=body, headers=headers)
     until(lambda: bool(collector.of(trace)))
-    sent = b"".join(collector.bodies)
-    assert b"canary" not in sent
-    assert TOKEN.encode() not in sent
+    until(lambda: trace.encode() in traced.log.read_bytes())  # its line in the access log
+    told = {
+        "spans": b"".join(collector.bodies),
+        "metrics": traced.scrape().content,
+        "openmetrics": traced.scrape(accept="application/openmetrics-text").content,
+        "log": traced.log.read_bytes(),
+    }
+    pictures = (b64encode(PICTURE).decode(), str(list(PICTURE)), URI.partition(",")[2])
+    secrets = [word.encode() for word in ("canary", *pictures, TOKEN, "Bearer", SECRET)]
+    assert answer.status_code < 500
+    leaks = {
+        (where, secret) for where, text in told.items() for secret in secrets if secret in text
+    }
+    assert leaks == set()
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,16 @@ async def test_bad_input_is_told(service: Service) -> None:
             400,
             5006,
         )
+        for name in ("a\0b", "a\nb", "x" * 201):
+            assert said(await client.post(ACCOUNTS, json={"name": name})) == (400, 5006)
+        limits = f"{ACCOUNTS}/{ACCOUNT}/limits"
+        assert said(await client.put(limits, json={"tokens_per_day": 10**30})) == (400, 5006)
         usage = f"{ACCOUNTS}/{ACCOUNT}/usage"
         assert said(await client.get(usage, params={"from": "yesterday"})) == (400, 5006)
+        for many in ("-1", "0", "many", "1" + "0" * 30):
+            assert said(await client.get("/admin/v1/audit", params={"limit": many})) == (400, 5006)
+        for name in ("usage", "invoices/2026-11"):
+            assert said(await client.get(f"{ACCOUNTS}/{'f' * 32}/{name}")) == (404, 7003)
         assert said(await client.get("/admin/v1/nothing")) == (404, 7003)
 
 

@@ -27,8 +27,8 @@ from serving.batch.worker import Worker
 from serving.catalog import Catalog, Model
 from serving.cluster.finetunes import Finetunes
 from serving.cluster.tenants import Tenancy, Tenants
-from serving.core import Limits, Receipt, Size
-from serving.engine.fake import FakeEngine, count_tokens
+from serving.core import Limits, Receipt
+from serving.engine.fake import FakeEngine
 from serving.errors import EngineFailed, InvalidInput, Overloaded, QuotaSpent
 from serving.settings import Settings
 from serving.tenancy import accounts, tables
@@ -124,7 +124,7 @@ def embedded(sqlite: Settings) -> Iterator[Tenants]:
 
 
 def gate(slots: int) -> Gate:
-    return Gate(Policy(slots), Memory(), lambda g: Size(count_tokens(g)), lambda *_: 0)
+    return Gate(Policy(slots), Memory(), FakeEngine.size, lambda *_: 0)
 
 
 async def test_a_batch_is_queued_and_answered_in_order(tenants: Tenants) -> None:

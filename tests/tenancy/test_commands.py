@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,31 @@ def test_an_account_and_its_tokens(run: Run) -> None:
     assert run("account", "list").output.splitlines()[-1].split()[-1] != "-"
     run("account", "enable", account)
     assert run("account", "list").output.splitlines()[-1].split()[-1] == "-"
+
+
+def test_times_are_for_people(run: Run) -> None:
+    account = run("account", "create", "Vision team").output.strip()
+    run("token", "create", account, "--days", "1")
+    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%dT%H}"
+    assert tomorrow in run("token", "list", account).output
+    assert f"{datetime.now(UTC):%Y-%m-%dT}" in run("account", "list").output
+
+
+def test_what_is_wrong_is_said_in_a_line(run: Run) -> None:
+    nobody = "f" * 32
+    for words, said in (
+        (("account", "create", "a\nb"), "'/name' "),
+        (("account", "create", "x" * 201), "'/name' "),
+        (("token", "create", ACCOUNT, "--name", ""), "'/name' "),
+        (("limit", "set", ACCOUNT, "requests_per_minute=-1"), "'/requests_per_minute' "),
+        (("limit", "set", ACCOUNT, f"tokens_per_day={10**30}"), "'/tokens_per_day' "),
+        (("usage", "--account", nobody), f"no account {nobody}"),
+        (("usage", "--account", nobody, "--month", "2026-11"), f"no account {nobody}"),
+        (("usage", "--account", ACCOUNT, "--month", "November"), "like 2026-11"),
+    ):
+        output = run(*words, status=1).output
+        assert said in output
+        assert len(output.splitlines()) == 1
 
 
 def test_an_account_cannot_name_the_tokens_of_another(run: Run) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from serving.admission.gate import Gate, Policy
+from serving.admission.redis import Shared
 from serving.cluster.telemetry import Telemetry
 from serving.cluster.tenants import Tenants
+from serving.core import Limits, Size
 from serving.gateway.routes import ROUTES
 from serving.telemetry.shelf import folder
 from serving.tenancy import accounts, tables
@@ -61,35 +67,65 @@ async def test_caches_are_salted_by_account_and_shared_in_a_pool(service: Servic
     assert all(account not in salts for account in (*alone, *pooled))
 
 
-async def test_what_was_said_is_in_no_log_no_metric_and_no_error(
-    tenants: Tenants, caplog: pytest.LogCaptureFixture
+async def test_what_was_said_is_kept_nowhere(
+    tenants: Tenants, redis: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In any dialect, with requests that work, that are wrong, and that break the engine."""
+    """In no log, metric, journal, table or limit: in any dialect, with requests that work, that
+    are wrong, and that break the engine."""
     caplog.set_level(logging.DEBUG)
     settings = tenants._settings.model_copy(update={"metrics_port": free_port()})
-    telemetry = Telemetry(settings)
-    async with serving(tenants, observers=telemetry.observers(tenants.price)) as service:
-        await _said_nowhere(service, caplog)
-    kept = b"".join(file.read_bytes() for file in folder(settings.state_dir).iterdir())
+    telemetry, limits = Telemetry(settings), Shared(redis.url, tenants.used)
+    gate = Gate(Policy(slots=4), limits, lambda _: Size(4), tenants.price)
+    observers = telemetry.observers(tenants.price)
+    async with serving(tenants, admission=gate, observers=observers) as service:
+        value = await _said(service)
+    await limits.close()
+    metrics = b"".join(file.read_bytes() for file in folder(settings.state_dir).iterdir())
     telemetry.close()
-    assert b"ai/run" in kept
-    assert CANARY.encode() not in kept
+    ours = [r for r in caplog.records if r.name.split(".")[0] not in ("httpx", "httpcore")]
+    log = "\n".join(r.getMessage() + str(r.exc_text or "") for r in ours)
+    journals = tenants._ledger._journal.file.parent
+    journal = b"".join(file.read_bytes() for file in journals.iterdir())
+    tenants._ledger._ship()
+    rows, counts = _rows(tenants), await _counts(redis.url)
+    # That there is something to be found in each.
+    assert "undeclared RuntimeError" in log
+    assert b"ai/run" in metrics
+    assert MODEL.encode() in journal
+    assert MODEL in rows
+    assert ":tokens" in counts
+    for kept in (log, str(metrics), str(journal), rows, counts):
+        assert CANARY not in kept
+        assert value not in kept
 
 
-async def _said_nowhere(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+async def _said(service: Service) -> str:
+    """Say it to every route; the token it was said with."""
     account = service.account()
     _, value = service.token(account)
+    with service.tenants.tenancy.database.begin() as connection:
+        limits = Limits(tokens_per_minute=10**6, concurrent_requests=9, tokens_per_day=10**6)
+        accounts.set_limits(connection, "test", account, None, limits)
     async with service.client(value) as client:
         for broken in (False, True):
             service.engine.faults.refuse = RuntimeError(CANARY) if broken else None
             for verb, path in paths(account):
                 await client.request(verb, path, json=CHAT)
                 await client.request(verb, path, json=CHAT | {"stream": True, "top_p": CANARY})
-    ours = [r for r in caplog.records if r.name.split(".")[0] not in ("httpx", "httpcore")]
-    said = "\n".join(r.getMessage() + str(r.exc_text or "") for r in ours)
-    assert "undeclared RuntimeError" in said
-    assert CANARY not in said
-    assert value not in said
-    service.tenants._ledger._ship()
-    journals = service.tenants._ledger._journal.file.parent
-    assert CANARY.encode() not in b"".join(file.read_bytes() for file in journals.iterdir())
+    return value
+
+
+def _rows(tenants: Tenants) -> str:
+    """All that is in the database."""
+    with tenants.tenancy.database.begin() as connection:
+        tables_ = tables.metadata.sorted_tables
+        return str([tuple(row) for each in tables_ for row in connection.execute(each.select())])
+
+
+async def _counts(url: str) -> str:
+    """All that is in a Redis."""
+    read = {"string": Redis.get, "zset": partial(Redis.zrange, start=0, end=-1)}
+    async with Redis.from_url(url, decode_responses=True) as client:
+        kinds = {key: await client.type(key) async for key in client.scan_iter()}
+        kept = {key: kind for key, kind in kinds.items() if kind != "none"}  # it may just end
+        return str([(key, await read[kind](client, key)) for key, kind in kept.items()])

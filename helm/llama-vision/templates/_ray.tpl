@@ -9,12 +9,17 @@
 - {name: RAY_SERVE_HAPROXY_RETRY_ON, value: conn-failure 503}
 # Ray runs its workers at nice 15: the replica would yield to its own engine.
 - {name: RAY_worker_niceness, value: "0"}
-# Requests of a session go to one replica: Ray's `worker_process_setup_hook`, for all processes.
-- {name: __RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR, value: serving.cluster.affinity.apply}
+# Sessions go to one replica, outages are told as errors of the API: Ray's
+# `worker_process_setup_hook`, for all processes.
+- {name: __RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR, value: serving.cluster.hook.in_pods}
 - {name: RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S, value: {{ .Values.drain.routeSeconds | quote }}}
 - {name: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S, value: {{ .Values.drain.routeSeconds | quote }}}
 - {name: RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S, value: {{ include "llama-vision.drain.replica" . | quote }}}
 - {name: RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S, value: {{ .Values.drain.longestAnswerSeconds | quote }}}
+{{- if hasPrefix "rediss://" .Values.gcsFaultTolerance.redisAddress }}
+# Ray trusts nobody by itself.
+- {name: RAY_REDIS_CA_CERT, value: {{ ternary "/etc/llama-vision/ca/ca.crt" "/etc/ssl/certs/ca-certificates.crt" (ne .Values.trust.configMap "") }}}
+{{- end }}
 # The engine core runs the model itself instead of starting yet another process for it.
 - {name: VLLM_ENABLE_V1_MULTIPROCESSING, value: "0"}
 - {name: VLLM_NO_USAGE_STATS, value: "1"}
@@ -48,6 +53,11 @@
 {{- range (concat (list "ACCOUNT_ID" "API_TOKEN") (ternary (list "DATABASE_URL" "TENANCY_SECRET" "REDIS_URL") list .Values.tenancy.enabled)) }}
 {{ include "llama-vision.secretEnv" (dict "key" . "secret" $.Values.secrets.name) }}
 {{- end }}
+{{- end -}}
+
+{{/* Ports that the network policy names: Ray would take any. */}}
+{{- define "llama-vision.rayStart" -}}
+object-store-memory: "268435456", node-manager-port: "6380", object-manager-port: "6381"
 {{- end -}}
 
 {{- define "llama-vision.rayMounts" -}}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 import yaml
 
@@ -25,7 +26,7 @@ from loadtest.records import Writer, read
 from loadtest.scenario import Scenario, build
 from loadtest.workload import Author as Words
 from tests.loadtest.conftest import Command, ended, mocked, read_json
-from tests.loadtest.planner.test_fit import TRUTH, Mix, run
+from tests.loadtest.planner.test_fit import TRUTH, Mix, pair, run
 
 CHART = Path(__file__).parents[3] / "helm" / "llama-vision"
 FORECAST = {
@@ -271,13 +272,15 @@ def test_profiles_are_in_the_order_of_their_hardware() -> None:
 def test_an_access_log_is_read_as_records(tmp_path: Path) -> None:
     row = {
         "account": "a", "outcome": "ok", "status": 200, "duration": 2.0, "ttft": 0.5, "at": 102.0,
-        "usage": {"prompt_tokens": 9, "completion_tokens": 4, "cached_tokens": 0}, "images": 1,
+        "images": 1, "usage": {"prompt_tokens": 1610, "completion_tokens": 4, "cached_tokens": 1604,
+                               "image_tokens": 1601, "cached_image_tokens": 1601},
     }  # fmt: skip
     log = tmp_path / "access.log"
     log.write_text(f"noise\n2026-11-22 10:00:00,000 INFO serving.access {json.dumps(row)}\n")
     (record,) = read_log(log)
     assert (record.sent, record.first_token, record.end) == (100.0, 100.5, 102.0)
     assert (record.tenant, record.tokens) == ("a+images", 4)
+    assert (record.text_tokens, record.cached_text_tokens) == (9, 3)
     log.write_text("nothing\n")
     with pytest.raises(UsageError, match="no request"):
         read_log(log)
@@ -295,7 +298,10 @@ async def test_fit_and_simulate(loadtest: Command, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     model = read_json(tmp_path / "m.json")
     assert model["origin"] == "measured"
-    assert abs(model["fit"]["c all service_ttft p95"]) < 0.15
+    assert abs(model["fit"]["c all service_ttft p95"]) < 0.03
+    done = await loadtest("fit", "a.jsonl", "-o", "m2.json", "--together", "c.jsonl")
+    assert done.status == 2
+    assert "--replicas" in done.err
     (tmp_path / "s.yaml").write_text(
         yaml.safe_dump(
             {"target": {"url": "http://127.0.0.1:1/v1"}, "load": {"rate": 2}, "duration": "60s"}
@@ -314,6 +320,36 @@ async def test_fit_and_simulate(loadtest: Command, tmp_path: Path) -> None:
     assert done.status == 0, done.err
 
 
+async def test_replicas_of_one_machine_are_fitted_and_planned_as_such(
+    loadtest: Command, tmp_path: Path
+) -> None:
+    crowded = msgspec.structs.replace(TRUTH, crowding=0.3)
+    runs = {
+        "a": run(TRUTH, Mix(1.5)),
+        "b": run(TRUTH, Mix(3.5, seed=2)),
+        "two": pair(crowded, Mix(4)),
+    }
+    for name, records in runs.items():
+        with Writer(tmp_path / f"{name}.jsonl") as write:
+            for record in records:
+                write(record)
+    done = await loadtest(
+        "fit", "a.jsonl", "b.jsonl", "-o", "m.json", "--tiles", "vision=4",
+        "--limits", "seqs=64,budget=2048", "--together", "two.jsonl", "--replicas", "2",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert "longer for each other replica" in done.out
+    assert read_json(tmp_path / "m.json")["crowding"] == pytest.approx(0.3, abs=0.05)
+    bears = {}
+    for together in (1, 2):
+        fleet = {**FORECAST.get("fleet", {}), "together": together}
+        (tmp_path / "f.yaml").write_text(yaml.safe_dump({**FORECAST, "fleet": fleet}))
+        done = await loadtest("plan", "f.yaml", "--model", "m.json", "--json", "p.json")
+        assert done.status == 0, done.err
+        bears[together] = read_json(tmp_path / "p.json")["capacity"]["scaling_efficiency"]["value"]
+    assert bears[2] < 0.9 * bears[1]
+
+
 async def test_plan(loadtest: Command, tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_text(yaml.safe_dump(FORECAST))
     done = await loadtest(
@@ -328,6 +364,7 @@ async def test_plan(loadtest: Command, tmp_path: Path) -> None:
     assert top == max(hour["replicas"]["value"] for hour in plan["hours"])
     assert (top - 1) * rate["value"] >= 40 * 1.25  # both tenants at noon, with the burst
     assert plan["check"]["at_peak"]["met"]
+    assert plan["check"]["during_an_update"]["met"]
     assert "WARNING: the model is a prediction" in done.out
     assert plan["cost"]["peak_hour"]["value"] == pytest.approx(2.5 * top)
     assert sum(each["month"]["value"] for each in plan["tenants"]) == pytest.approx(
@@ -388,8 +425,12 @@ async def test_the_emitted_validation_run_leaves_its_errors_in_the_model(
     expected = {f"validation {r['requests']} {r['quantity']}": r["error"] for r in rows}
     assert kept["fit"] == expected
     assert "service_ttft p95" in done.out
-    done = await loadtest("plan", "f.yaml", "--model", "replica.json")
+    done = await loadtest(
+        "plan", "f.yaml", "--model", "replica.json", "--gpu", "l40s", "--json", "p.json"
+    )
     assert "WARNING: the model was off by up to" in done.out
+    assert "WARNING: the model is of h100, the price of l40s" in done.out
+    assert read_json(tmp_path / "p.json")["cost"]["replica_hour"]["value"] == 1.0
     done = await loadtest("validate", "h100-bf16", "validation.jsonl")
     assert done.status == 2
     assert "--out" in done.err

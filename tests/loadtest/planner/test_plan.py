@@ -176,6 +176,8 @@ def test_the_page_needs_no_other_file_and_warns_first() -> None:
     assert "src=" not in page
     assert "href=" not in page
     assert page.index("held against no run") < page.index("What it rests on")
+    replicas = planned()["fleet"]["peak"]["value"]
+    assert f"<b>{replicas:g} (" in page  # the answer in a sentence
     assert "chat" in page
 
 

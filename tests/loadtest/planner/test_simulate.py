@@ -109,6 +109,7 @@ def steps(costs: Costs, limits: Limits, requests: list[Request]) -> dict[float, 
             time += costs.prefill * taken + costs.attention * taken * (before + taken / 2)
             time += costs.tile * each[2]
             each[1], each[2], budget = each[1] - taken, 0, budget - taken
+            time += costs.prompt * (each[1] == 0)
         now += time
         rows = [[r, c + 1] for r, c in rows]
         for r, _ in rows:
@@ -132,7 +133,7 @@ def mixed(count: int, seed: int) -> list[Request]:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_stretches_are_exactly_the_steps_they_stand_for(seed: int) -> None:
-    costs = Costs(4e-3, 1e-4, 2e-7, 5e-5, 1e-4, 2e-8, 0.02)
+    costs = Costs(4e-3, 1e-4, 2e-7, 5e-5, 3e-3, 1e-4, 2e-8, 0.02)
     limits = Limits(seqs=12, budget=256)
     truth = steps(costs, limits, mixed(300, seed))
     replica = Replica("test", "measured", costs, limits)
