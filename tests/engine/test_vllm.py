@@ -297,6 +297,19 @@ async def test_images_count_against_the_context(engine):
     assert refused.value.asked == WINDOW + 1
 
 
+@pytest.mark.parametrize("size", [(90, 60), (3000, 3000), (200, 100), (130, 500)])
+async def test_pictures_are_counted_and_fill_the_context_window(engine, size):
+    """By their tiles, before anything is computed."""
+    seen = picture(size=size)
+    (delta,) = await answer(engine, asking(seen, "Hello"))
+    told = delta.usage.prompt_tokens
+    assert told > delta.usage.image_tokens > 0
+    assert await engine.count(asking(seen, "Hello")) == told
+    with pytest.raises(ContextExceeded) as caught:
+        await anext(engine.generate(asking(seen, "Hello", max_tokens=8193 - told)))
+    assert (caught.value.asked, caught.value.limit) == (8193, 8192)
+
+
 async def test_who_stands_first_runs_first(engine):
     """Of those that wait in the engine, whoever came when."""
     begun = []
