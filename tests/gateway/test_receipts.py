@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serving.core import Delta, Finish, Outcome, Receipt, Sampling, Usage
+from serving.engine.fake import IMAGE_TOKENS
 from serving.gateway.receipts import Draft, log_access
 from tests.gateway.conftest import ACCOUNT, MODEL, PATH, TOKEN, Service
 
@@ -96,7 +97,7 @@ async def test_the_log_has_neither_prompt_nor_picture_nor_token(
     lines = [json.loads(r.message) for r in caplog.records if r.name == "serving.access"]
     assert [line["status"] for line in lines] == [200, 400, 200]
     assert lines[0]["outcome"] == "ok"
-    assert lines[0]["usage"]["prompt_tokens"] == 2
+    assert lines[0]["usage"]["prompt_tokens"] == 2 + IMAGE_TOKENS
     for secret in ("private", "c2VjcmV0", "secret-picture", TOKEN):
         assert secret not in caplog.text
 
