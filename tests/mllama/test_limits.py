@@ -62,6 +62,13 @@ def test_a_text_only_deployment_reserves_nothing_for_images(checkpoint: Any, exp
     [
         ({"block_size": 160}, "block size that divides 128"),
         ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
+        ({"decode_context_parallel_size": 2, "tensor_parallel_size": 2}, "decode context"),
+        ({"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}, "speculative"),
+        (
+            {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
+            "KV or encoder connectors",
+        ),
+        ({"kv_offloading_size": 1}, "KV or encoder connectors"),
         ({"scheduler_cls": "vllm.v1.core.sched.scheduler.Scheduler"}, "a scheduler of its own"),
     ],
 )
