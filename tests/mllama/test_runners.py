@@ -40,8 +40,8 @@ def features(tiles: list[int]) -> list[Any]:
     ]
 
 
-def v1_plan() -> Any:
-    """The plan the V1 runner's wrapped method gives for the batch."""
+def v1_plan(scheduled: dict[str, int] = SCHEDULED) -> Any:
+    """The plan the V1 runner's wrapped method gives for the batch, or a part of it."""
     from serving.mllama.kv import MllamaCrossAttentionSpec
     from serving.mllama.orders import Orders
     from serving.mllama.runner_v1 import _get_encoder_seq_lens, _process
@@ -63,7 +63,7 @@ def v1_plan() -> Any:
         block_size=32, num_kv_heads=2, head_size=32, dtype=torch.float32, max_slots=1280
     )
     _process(runner, SimpleNamespace(free_encoder_mm_hashes=[], ec_manager_metadata=Orders(WRITES)))
-    return _get_encoder_seq_lens(runner, SCHEDULED, spec, len(PROMPTS))[1].plan
+    return _get_encoder_seq_lens(runner, scheduled, spec, len(scheduled))[1].plan
 
 
 def v2_state() -> Any:
@@ -117,6 +117,16 @@ def test_both_runners_make_the_same_plan() -> None:
         np.testing.assert_array_equal(getattr(first, field), getattr(second, field), field)
     assert first.query_lens.tolist() == [40, 1, 10, 1, 2, 5, 2, 2]
     assert len(first.write_slots) == TILE_TOKENS
+
+
+def test_a_step_without_images_is_not_planned() -> None:
+    """Though requests with images are waiting for their turn: nothing is seen, nothing written."""
+    from serving.mllama.plan import TEXT_ONLY
+
+    assert v1_plan({"text": 40}) is TEXT_ONLY
+    assert v2_state().plan(SimpleNamespace(req_ids=["text"])) is TEXT_ONLY
+    assert not TEXT_ONLY.sees_images
+    assert TEXT_ONLY.writes == ()
 
 
 def test_the_v1_runner_leaves_other_models_alone(monkeypatch: pytest.MonkeyPatch) -> None:
