@@ -11,7 +11,8 @@ token an image. docs/mllama.md tells the design.
     plan                  pure: which token rows see which slots, in one step
     identity              when two images are the same, and when two prefixes are
     content               pure: what blocks of slots hold, and what must be written into them
-    kv                    blocks for the slots, shared by those who need what they hold
+    kv, pages             blocks for the slots, shared by those who need what they hold; where a
+                          block's parts lie
     scheduler, orders     what a request that starts finds, encodes and writes; telling the runners
     attention             a plan -> the metadata of any paged varlen attention backend
     runner_v1, runner_v2  where each of vLLM's model runners gets its plan
@@ -36,7 +37,7 @@ def register() -> None:
 
     if ARCHITECTURE in MODELS_CONFIG_MAP:
         return
-    from vllm import ModelRegistry
+    from vllm.model_executor.models.registry import ModelRegistry
 
     from serving.mllama.config import MllamaModelConfig
     from serving.mllama.internals import check_internals, check_version, installed_version

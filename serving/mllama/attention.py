@@ -1,7 +1,7 @@
 """Cross-attention over paged KV, by any attention backend vLLM has for encoder-decoder models.
 
 A `StepPlan` cuts the step into segments whose rows see the same slots. To the backend each segment
-is a request of its own: its query rows, its block-table row shifted to the first visible block, its
+is a request of its own: its query rows, its block-table row shifted to the first visible page, its
 visible slots as the sequence length, not causal. So the kernels need no mask. A segment that sees
 nothing reads one token of the null block, and its output is masked afterwards: no kernel is asked
 for an empty sequence.
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from vllm.config import CacheConfig, VllmConfig
+from vllm.config import CacheConfig, VllmConfig, get_current_vllm_config
 from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.attention import Attention
 from vllm.v1.attention.backend import (
@@ -36,6 +36,7 @@ from vllm.v1.kv_cache_interface import KVCacheSpec, get_kv_quant_mode
 
 from serving.mllama.config import max_request_slots
 from serving.mllama.kv import MllamaCrossAttentionSpec
+from serving.mllama.pages import Page, Paging, pages_per_block, spread
 from serving.mllama.plan import ALIGNMENT, StepPlan
 
 
@@ -90,15 +91,23 @@ def cross_attention_backend(underlying: type[AttentionBackend]) -> type[Attentio
             assert isinstance(step, Step), "the model runner left no plan"
             plan = step.plan
             table = common_attn_metadata.block_table_tensor
-            size = self.kv_cache_spec.block_size
             metadata = CrossMetadata(None, None, None, step)
-            if plan.write_slots.size:
-                metadata.write_slots = write_slots(plan, table, size)
+            if not (plan.sees_images or plan.writes):
+                return metadata
+            size, paging = self.kv_cache_spec.block_size, self._paging()
+            if plan.writes:
+                metadata.write_slots = write_slots(plan, table, size, paging)
             if plan.sees_images:
-                common = over_segments(plan, common_attn_metadata, size)
+                common = over_segments(plan, common_attn_metadata, size, paging)
                 metadata.backend = super().build(0, common, fast_build)
                 metadata.visible = visible_rows(plan, table.device)
             return metadata
+
+        def _paging(self) -> Paging:
+            """The same for all layers of the group; known once vLLM has laid out the pool."""
+            layers = self.vllm_config.compilation_config.static_forward_context
+            paging: Paging = layers[self.layer_names[0]].paging
+            return paging
 
     class Impl(underlying.get_impl_cls()):  # type: ignore[misc]
         def forward(
@@ -131,11 +140,11 @@ def cross_attention_backend(underlying: type[AttentionBackend]) -> type[Attentio
 
 
 def over_segments(
-    plan: StepPlan, common: CommonAttentionMetadata, block_size: int
+    plan: StepPlan, common: CommonAttentionMetadata, page_size: int, paging: Paging
 ) -> CommonAttentionMetadata:
-    """`common` with a request for each of the plan's S segments.
+    """`common` with a request for each of the plan's S segments, over pages instead of blocks.
 
-    `block_size`: slots of a block in the block table. It divides `ALIGNMENT`.
+    `page_size`: slots of a page. It divides `ALIGNMENT`.
     """
     device = common.block_table_tensor.device
     lens = np.maximum(plan.visible, 1)
@@ -149,23 +158,34 @@ def over_segments(
     out.seq_lens_cpu_upper_bound = torch.from_numpy(lens)
     out.max_query_len = int(plan.query_lens.max())
     out.max_seq_len = int(lens.max())
-    out.block_table_tensor = shifted_blocks(plan, common.block_table_tensor, block_size)
+    out.block_table_tensor = shifted_pages(plan, common.block_table_tensor, page_size, paging)
     out.encoder_seq_lens = out.encoder_seq_lens_cpu = None
     return out
 
 
-def shifted_blocks(plan: StepPlan, table: torch.Tensor, block_size: int) -> torch.Tensor:
-    """(S, width) block-table rows of the segments, starting at their first visible block.
+def shifted_pages(
+    plan: StepPlan, table: torch.Tensor, page_size: int, paging: Paging
+) -> torch.Tensor:
+    """(S, width) places of the segments' pages, from their first visible one on.
 
-    Segments that see nothing get the null block, 0. `width` is the most blocks any one needs.
+    Segments that see nothing get the null block, 0. `width` is the most pages any one needs.
     """
     blind = plan.visible == 0
-    width = max(1, int(-(-plan.visible.max() // block_size)))
-    columns = (plan.firsts // block_size)[:, None] + np.arange(width, dtype=np.int32)
-    columns = np.minimum(columns, table.shape[1] - 1)
-    rows = to_device(plan.requests.astype(np.int64), table.device)
-    blocks = table[rows[:, None], to_device(columns.astype(np.int64), table.device)]
-    return blocks.masked_fill(to_device(blind, table.device)[:, None], 0)
+    width = max(1, int(-(-plan.visible.max() // page_size)))
+    pages = (plan.firsts // page_size)[:, None] + np.arange(width, dtype=np.int32)
+    pages = np.minimum(pages, table.shape[1] * paging.pages - 1)
+    places = _places(plan.requests[:, None], pages, table, paging)
+    return places.masked_fill(to_device(blind, table.device)[:, None], 0)
+
+
+def _places(
+    requests: NDArray[np.int32], pages: NDArray[np.int32], table: torch.Tensor, paging: Paging
+) -> torch.Tensor:
+    """Where the pages of requests are, elementwise. `table`: (requests, width) their blocks."""
+    columns, within = np.divmod(pages, np.int32(paging.pages))
+    rows = to_device(requests.astype(np.int64), table.device)
+    blocks = table[rows, to_device(columns.astype(np.int64), table.device)]
+    return paging.places(blocks, to_device(within, table.device))
 
 
 def visible_rows(plan: StepPlan, device: torch.device) -> torch.Tensor:
@@ -173,12 +193,13 @@ def visible_rows(plan: StepPlan, device: torch.device) -> torch.Tensor:
     return to_device(np.repeat(plan.visible > 0, plan.query_lens)[:, None], device)
 
 
-def write_slots(plan: StepPlan, table: torch.Tensor, block_size: int) -> torch.Tensor:
+def write_slots(
+    plan: StepPlan, table: torch.Tensor, page_size: int, paging: Paging
+) -> torch.Tensor:
     """(W,) int64 places in the paged KV where this step's encoder tokens go."""
-    slots = to_device(plan.write_slots.astype(np.int64), table.device)
-    rows = to_device(plan.write_requests.astype(np.int64), table.device)
-    blocks = table[rows, slots // block_size].long()
-    return blocks * block_size + slots % block_size
+    pages, within = np.divmod(plan.write_slots, np.int32(page_size))
+    places = _places(plan.write_requests, pages, table, paging).long()
+    return places * page_size + to_device(within, table.device)
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
@@ -217,9 +238,27 @@ class CrossAttention(Attention):
             attn_backend=cross_attention_backend(underlying),
             attn_type=AttentionType.ENCODER_DECODER,
         )
+        config = get_current_vllm_config()
+        self.pages = pages_per_block(config.model_config.hf_config.text_config)
+        for index in range(1, self.pages):
+            Page(self, f"{prefix}.page{index}", config)
+        self.paging = Paging()
+        self._bound: list[torch.Tensor] = []
+
+    def bind_kv_cache(self, kv_cache: torch.Tensor) -> None:
+        """Take the first page of all blocks; those of the `Page`s follow."""
+        self._bound = []
+        self.add_pages(kv_cache)
+
+    def add_pages(self, kv_cache: torch.Tensor) -> None:
+        """Take the next page of all blocks. After the last one the layer sees all of them."""
+        self._bound.append(kv_cache)
+        if len(self._bound) == self.pages:
+            self.kv_cache, self.paging = spread(self._bound)
+            self._bound = []
 
     def get_kv_cache_spec(self, vllm_config: VllmConfig) -> KVCacheSpec | None:
-        """Blocks like those of self-attention, or none in a text-only deployment."""
+        """Pages like those of self-attention, or none in a text-only deployment."""
         slots = max_request_slots(vllm_config)
         if slots == 0:
             return None
@@ -232,6 +271,7 @@ class CrossAttention(Attention):
             dtype=self.kv_cache_torch_dtype,
             kv_quant_mode=get_kv_quant_mode(self.kv_cache_dtype),
             max_slots=slots,
+            pages=self.pages,
         )
 
     def metadata(self) -> CrossMetadata | None:

@@ -83,6 +83,11 @@ def check_supported(vllm_config: VllmConfig) -> None:
         raise ValueError("Mllama does not run with decode context parallelism.")
     if vllm_config.speculative_config is not None:
         raise ValueError("Mllama does not run with speculative decoding.")
+    connectors = (vllm_config.kv_transfer_config, vllm_config.ec_transfer_config)
+    if any(connectors) or cache.kv_offloading_size is not None:
+        raise ValueError(
+            "Mllama does not run with KV or encoder connectors: they know keys and values by token."
+        )
     if vllm_config.scheduler_config.scheduler_cls not in (None, SCHEDULER):
         raise ValueError("Mllama comes with a scheduler of its own and runs with no other.")
     if cache.block_size is not None and ALIGNMENT % cache.block_size:

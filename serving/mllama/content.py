@@ -26,7 +26,7 @@ def block_keys(
     Args:
         layout: where the images lie.
         digests: of each image, all of one length; equal ones mean equal keys and values.
-        block_size: slots in a block. It divides `ALIGNMENT`.
+        block_size: slots in a block.
         computed: tokens of the request whose rows are in the prefix cache.
     """
     end = layout.firsts[-1] + layout.lengths[-1]

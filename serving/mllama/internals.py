@@ -2,7 +2,9 @@
 
 vLLM promises nothing about these. The version check stops releases nobody has tried; this one stops
 patched or partial builds that carry a known version. Sources are parsed, not imported: registering
-happens in every process vLLM starts, and importing the GPU runner there would cost seconds.
+happens in every process vLLM starts, and importing the GPU runner there would cost seconds. What
+the plugin imports is read from its own sources; `INTERNALS` has what it overrides, replaces or
+calls beside that.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ SERIES = "0.32"
 INTERNALS: dict[str, tuple[str, ...]] = {
     "vllm.compilation.backends:set_model_tag": ("tag",),
     "vllm.compilation.decorators:support_torch_compile": (),
+    "vllm.config.compilation:CompilationConfig.static_forward_context": (),
     "vllm.config.ec_manager_config:EncoderCacheManagerConfig.encoder_cache_manager_cls": (),
     "vllm.config.ec_manager_config:EncoderCacheManagerMetadata": (),
     "vllm.config.scheduler:SchedulerConfig.get_scheduler_cls": ("self",),
@@ -34,6 +37,15 @@ INTERNALS: dict[str, tuple[str, ...]] = {
     "vllm.lora.utils:parse_fine_tuned_lora_name": ("name", "weights_mapper"),
     "vllm.lora.utils:is_in_target_modules": ("module_name", "target_modules"),
     "vllm.model_executor.layers.attention.attention:Attention.forward": ("query", "key", "value"),
+    "vllm.model_executor.layers.attention_layer_base:AttentionLayerBase.bind_kv_cache": (
+        "kv_cache",
+    ),
+    "vllm.model_executor.layers.attention_layer_base:AttentionLayerBase.get_attn_backend": (
+        "self",
+    ),
+    "vllm.model_executor.layers.attention_layer_base:AttentionLayerBase.get_kv_cache_spec": (
+        "vllm_config",
+    ),
     "vllm.model_executor.models.config:MODELS_CONFIG_MAP": (),
     "vllm.model_executor.models.config:VerifyAndUpdateConfig.verify_and_update_config": (
         "vllm_config",
@@ -87,6 +99,7 @@ INTERNALS: dict[str, tuple[str, ...]] = {
     "vllm.v1.core.kv_cache_coordinator:KVCacheCoordinator.new_step_starts": ("self",),
     "vllm.v1.core.kv_cache_manager:KVCacheManager.evict_blocks": ("block_ids",),
     "vllm.v1.core.kv_cache_manager:KVCacheManager.get_blocks": ("request_id",),
+    "vllm.v1.core.kv_cache_utils:_get_kv_cache_groups_uniform_page_size": ("kv_cache_spec",),
     "vllm.v1.core.kv_cache_utils:get_request_block_hasher": ("hash_block_size", "caching_hash_fn"),
     "vllm.v1.core.kv_cache_utils:make_block_hash_with_group_id": ("block_hash", "group_id"),
     "vllm.v1.core.sched.output:NewRequestData.mm_features": (),
@@ -158,6 +171,7 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "req_index",
         "new_req_data",
     ),
+    "vllm.v1.worker.utils:bind_kv_cache_to_layers": ("kv_caches", "forward_context"),
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._process_encoder_cache_scheduler_output": (
         "scheduler_output",
     ),
@@ -194,10 +208,21 @@ def check_version(version: str) -> None:
         )
 
 
+def imported(folder: Path = Path(__file__).parent) -> dict[str, tuple[str, ...]]:
+    """What the sources in `folder` import from vLLM, as `INTERNALS` writes it."""
+    nodes = (node for file in folder.glob("*.py") for node in ast.walk(_parsed(file)))
+    return {
+        f"{node.module}:{alias.name}": ()
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vllm")
+        for alias in node.names
+    }
+
+
 def check_internals(internals: dict[str, tuple[str, ...]] = INTERNALS) -> None:
     """Raise `RuntimeError` that lists every entry which is gone or has lost a parameter."""
     by_module: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
-    for name, parameters in internals.items():
+    for name, parameters in (imported() | internals).items():
         module, _, path = name.partition(":")
         by_module[module][path] = parameters
     broken = [
@@ -222,10 +247,16 @@ def _source(module: str) -> ast.AST:
     assert package.submodule_search_locations is not None
     path = Path(package.submodule_search_locations[0], *module.split(".")[1:])
     file = path.with_suffix(".py")
+    return _parsed(file if file.exists() else path / "__init__.py")
+
+
+def _parsed(file: Path) -> ast.AST:
     return ast.parse(file.read_text(encoding="utf-8") if file.exists() else "")
 
 
 def _missing(tree: ast.AST, paths: dict[str, tuple[str, ...]]) -> list[str]:
+    if _find(tree, ["__getattr__"]):
+        return []  # names are made when they are asked for
     return [
         path
         for path, parameters in paths.items()
@@ -243,7 +274,9 @@ def _find(tree: ast.AST, path: list[str]) -> ast.AST | None:
 
 
 def _names(node: ast.AST) -> set[str]:
-    """What a statement defines: a function, a class or assigned names."""
+    """What a statement defines: a function, a class, imported or assigned names."""
+    if isinstance(node, ast.ImportFrom):
+        return {alias.asname or alias.name for alias in node.names}
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {node.name}
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]

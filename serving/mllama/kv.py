@@ -25,9 +25,17 @@ from vllm.v1.request import Request
 
 @dataclass(frozen=True)
 class MllamaCrossAttentionSpec(CrossAttentionSpec):
-    """One cross-attention layer's KV. `max_slots`: the most a single request can ask for."""
+    """One cross-attention layer's KV; to vLLM, one page of it (`pages`)."""
 
     max_slots: int = field(default=0, kw_only=True)
+    """The most a single request can ask for."""
+    pages: int = field(default=1, kw_only=True)
+    """Pages of `block_size` slots in a block of the pool."""
+
+    @property
+    def block_slots(self) -> int:
+        """Slots in a block of the pool."""
+        return self.block_size * self.pages
 
     @property
     def prefix_cacheable(self) -> bool:
@@ -35,8 +43,8 @@ class MllamaCrossAttentionSpec(CrossAttentionSpec):
         return False
 
     def max_memory_usage_bytes(self, vllm_config: VllmConfig) -> int:
-        """Bytes of one request with the most images allowed, every one with all its tiles."""
-        return cdiv(self.max_slots, self.block_size) * self.page_size_bytes
+        """Bytes in one page of each of the blocks that the request with the most images needs."""
+        return cdiv(self.max_slots, self.block_slots) * self.page_size_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 A *slot* is the place of one encoder token (a patch, or a tile's class token) in the
 cross-attention KV of a request, numbered from 0 within the request. Images are laid out in prompt
 order. Images at consecutive positions form a *run* and lie side by side, so that a row sees one
-contiguous stretch of slots; every run starts at a multiple of `ALIGNMENT`, hence at a block
-boundary.
+contiguous stretch of slots; every run starts at a multiple of `ALIGNMENT`, hence of a page of the
+paged KV.
 
 Visibility (Meta's `llama-models`, `multimodal/model.py`, and transformers'
 `get_cross_attention_token_mask` agree on it): a row at or after image `i`, and before the next
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIGNMENT = 128
-"""Slots. A multiple of every KV block size in use (16, 32, 64, 128)."""
+"""Slots. A multiple of every page size in use (16, 32, 64, 128), which is the KV block size."""
 
 
 def slots_for(tiles: int, tile_tokens: int) -> int:
@@ -204,3 +204,7 @@ def _count(row: Row) -> int:
 
 def _joined(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int32]:
     return np.concatenate([np.empty(0, np.int32), *arrays]).astype(np.int32)
+
+
+TEXT_ONLY = plan_step([])
+"""The plan of a step whose requests have no images: nothing to see, so no rows to tell apart."""

@@ -18,7 +18,7 @@ from serving.mllama import orders
 from serving.mllama.attention import Step
 from serving.mllama.config import request_layout
 from serving.mllama.kv import MllamaCrossAttentionSpec
-from serving.mllama.plan import Layout, Row, StepPlan, plan_step
+from serving.mllama.plan import TEXT_ONLY, Layout, Row, StepPlan, plan_step
 
 _original = GPUModelRunner._get_encoder_seq_lens
 _original_process = GPUModelRunner._process_encoder_cache_scheduler_output
@@ -52,6 +52,8 @@ def _get_encoder_seq_lens(
 
 def _plan(runner: Any, scheduled: dict[str, int]) -> StepPlan:
     """Plan the step over the runner's batch rows. `scheduled`: tokens, by request."""
+    if not any(runner.requests[request].mm_features for request in scheduled):
+        return TEXT_ONLY
     batch = runner.input_batch
     rows: list[Row] = [Row(None, 0, 0)] * len(scheduled)
     for request, tokens in scheduled.items():

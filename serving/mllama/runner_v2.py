@@ -20,7 +20,7 @@ from vllm.v1.worker.gpu.model_states.interface import ModelSpecificAttnMetadata
 from serving.mllama import orders
 from serving.mllama.attention import Step
 from serving.mllama.config import request_layout
-from serving.mllama.plan import Layout, Row, StepPlan, Write, plan_step
+from serving.mllama.plan import TEXT_ONLY, Layout, Row, StepPlan, Write, plan_step
 
 
 @dataclass
@@ -68,6 +68,8 @@ class MllamaModelState(EncoderDecoderModelState):
 
     def plan(self, batch: InputBatch) -> StepPlan:
         """Plan a step. What requests write is written in the first one after they were added."""
+        if self.layouts.keys().isdisjoint(batch.req_ids):
+            return TEXT_ONLY
         rows = [
             Row(
                 self.layouts.get(request),

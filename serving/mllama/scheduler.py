@@ -109,7 +109,7 @@ class SharedImages(GivingWay):
 
     def _reserve(self, request: Request, computed: int) -> list[int]:
         """Hold what is there of the request's images; returns those of which a part is missing."""
-        layout, size = self._layout(request), self._images.block_size
+        layout, size = self._layout(request), self._images.kv_cache_spec.block_slots
         names = [feature.identifier for feature in request.mm_features]
         digests = [image_digest(name, request.lora_request) for name in names]
         keys = block_keys(layout, digests, size, computed)

@@ -19,9 +19,9 @@ SETTINGS = {
     "long_prefill_token_threshold": CHUNK,
     "max_model_len": 384,
 }
-# All that the three requests use when one of them wants more, and the null block; with images there
-# are two groups of text layers, each with blocks of its own.
-POOLS = {"with images": (1, 41), "text only": (0, 21)}
+# All that the three requests use when one of them wants more, and the null block.
+BLOCKS = 21
+IMAGES = {"with images": 1, "text only": 0}
 
 
 def words(count: int) -> Prompt:
@@ -30,7 +30,7 @@ def words(count: int) -> Prompt:
     return Prompt([BOS, *(rng.randrange(PAD + 1, VOCABULARY) for _ in range(count - 1))], [])
 
 
-@pytest.mark.parametrize("deployment", POOLS)
+@pytest.mark.parametrize("deployment", IMAGES)
 def test_what_was_scheduled_and_not_computed_is_never_found(
     deployment: str, checkpoint: Any
 ) -> None:
@@ -40,8 +40,8 @@ def test_what_was_scheduled_and_not_computed_is_never_found(
     ones of the pool; in the same step the request beside it needs more and comes first.
     """
     filler, long, urgent = words(310), words(300), words(32)
-    images, blocks = POOLS[deployment]
-    pool = {"limit_mm_per_prompt": {"image": images}, "num_gpu_blocks_override": blocks}
+    limit = {"image": IMAGES[deployment]}
+    pool = {"limit_mm_per_prompt": limit, "num_gpu_blocks_override": BLOCKS}
     with engine(checkpoint("gqa2"), **SETTINGS, **pool) as llm:
         want = []
         for prompt in (filler, long, urgent):

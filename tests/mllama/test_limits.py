@@ -32,7 +32,7 @@ def test_too_many_images_and_stray_image_tokens_are_refused(checkpoint: Any, exp
 def test_a_pool_that_cannot_hold_one_full_request_is_refused_at_start(checkpoint: Any) -> None:
     """So that no request within the limits can wait for ever: the start counts the longest prompt
     with the most images, each with all its tiles, also when an operator overrides the pool."""
-    small = {"num_gpu_blocks_override": 40, "max_model_len": 64}
+    small = {"num_gpu_blocks_override": 20, "max_model_len": 64}
     with (
         pytest.raises(ValueError, match="larger than the available KV cache"),
         engine(checkpoint("gqa2"), **small),
@@ -44,8 +44,8 @@ def test_the_largest_request_within_the_limits_is_served(checkpoint: Any) -> Non
     """Alone in the smallest pool that the start accepts."""
     largest = compose("largest", TILE, 10, (2, 2), 20, (4, 1), (2, 2), 30)
     want = Reference(checkpoint("gqa2")).generate(largest.tokens, largest.images, 32)
-    # 2 self-attention groups of 3 blocks, 1 cross-attention group of 48, and the null block.
-    with engine(checkpoint("gqa2"), num_gpu_blocks_override=55, max_model_len=96) as llm:
+    # 3 blocks of text, 24 of images, and the null block.
+    with engine(checkpoint("gqa2"), num_gpu_blocks_override=28, max_model_len=96) as llm:
         assert answers(llm, [largest], 32) == [want]
 
 
@@ -62,6 +62,13 @@ def test_a_text_only_deployment_reserves_nothing_for_images(checkpoint: Any, exp
     [
         ({"block_size": 160}, "block size that divides 128"),
         ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
+        ({"decode_context_parallel_size": 2, "tensor_parallel_size": 2}, "decode context"),
+        ({"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}, "speculative"),
+        (
+            {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
+            "KV or encoder connectors",
+        ),
+        ({"kv_offloading_size": 1}, "KV or encoder connectors"),
         ({"scheduler_cls": "vllm.v1.core.sched.scheduler.Scheduler"}, "a scheduler of its own"),
     ],
 )

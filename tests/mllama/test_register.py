@@ -58,6 +58,17 @@ def test_the_internals_we_lean_on_are_there() -> None:
     internals.check_internals()
 
 
+def test_what_the_plugin_imports_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from its sources, also what it imports inside functions."""
+    assert "vllm.v1.attention.selector:get_attn_backend" in internals.imported()
+    source = internals._source
+    monkeypatch.setattr(
+        internals, "_source", lambda module: source(module.replace(".selector", ".gone"))
+    )
+    with pytest.raises(RuntimeError, match=r"internals: vllm\.v1\.attention\.selector:\w+$"):
+        internals.check_internals()
+
+
 def test_changed_internals_are_listed() -> None:
     """A missing module, a missing name and a lost parameter, and nothing else."""
     changed = {

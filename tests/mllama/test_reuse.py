@@ -21,8 +21,8 @@ PREFIXES = ("vllm:prefix_cache_queries", "vllm:prefix_cache_hits")
 COUNTERS = ("prefix_cache_hits", "num_preemptions")
 SETTINGS = {"mm_processor_cache_gb": 0, "limit_mm_per_prompt": {"image": 4}, "max_model_len": 256}
 SETTINGS |= {"scheduling_policy": "priority"}
-# The least that the start accepts is 81.
-POOLS = {"room for all": {}, "constant eviction": {"num_gpu_blocks_override": 85}}
+# The least that the start accepts is 41.
+POOLS = {"room for all": {}, "constant eviction": {"num_gpu_blocks_override": 43}}
 
 
 @pytest.fixture(scope="module", params=POOLS)

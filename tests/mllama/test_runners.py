@@ -40,8 +40,8 @@ def features(tiles: list[int]) -> list[Any]:
     ]
 
 
-def v1_plan() -> Any:
-    """The plan the V1 runner's wrapped method gives for the batch."""
+def v1_plan(scheduled: dict[str, int] = SCHEDULED) -> Any:
+    """The plan the V1 runner's wrapped method gives for the batch, or a part of it."""
     from serving.mllama.kv import MllamaCrossAttentionSpec
     from serving.mllama.orders import Orders
     from serving.mllama.runner_v1 import _get_encoder_seq_lens, _process
@@ -63,7 +63,7 @@ def v1_plan() -> Any:
         block_size=32, num_kv_heads=2, head_size=32, dtype=torch.float32, max_slots=1280
     )
     _process(runner, SimpleNamespace(free_encoder_mm_hashes=[], ec_manager_metadata=Orders(WRITES)))
-    return _get_encoder_seq_lens(runner, SCHEDULED, spec, len(PROMPTS))[1].plan
+    return _get_encoder_seq_lens(runner, scheduled, spec, len(scheduled))[1].plan
 
 
 def v2_state() -> Any:
@@ -119,6 +119,16 @@ def test_both_runners_make_the_same_plan() -> None:
     assert len(first.write_slots) == TILE_TOKENS
 
 
+def test_a_step_without_images_is_not_planned() -> None:
+    """Though requests with images are waiting for their turn: nothing is seen, nothing written."""
+    from serving.mllama.plan import TEXT_ONLY
+
+    assert v1_plan({"text": 40}) is TEXT_ONLY
+    assert v2_state().plan(SimpleNamespace(req_ids=["text"])) is TEXT_ONLY
+    assert not TEXT_ONLY.sees_images
+    assert TEXT_ONLY.writes == ()
+
+
 def test_the_v1_runner_leaves_other_models_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cross-attention group that is not ours gets what vLLM computes."""
     from serving.mllama import runner_v1
@@ -135,6 +145,7 @@ def test_the_v1_runner_leaves_other_models_alone(monkeypatch: pytest.MonkeyPatch
 def test_the_v2_runner_hands_the_plan_to_the_builder() -> None:
     """Through vLLM's own metadata path; the builder then sees segments instead of requests."""
     from serving.mllama.attention import over_segments, visible_rows, write_slots
+    from serving.mllama.pages import Paging
 
     seen: list[Any] = []
 
@@ -161,10 +172,11 @@ def test_the_v2_runner_hands_the_plan_to_the_builder() -> None:
         SimpleNamespace(kv_cache_groups=[None]),
     )
     assert metadata == {"cross": seen[0]}
-    step, size = seen[0].encoder_seq_lens_cpu, 32
+    # Two pages to a block, all second ones behind all first ones.
+    step, size, paging = seen[0].encoder_seq_lens_cpu, 32, Paging(2, 1, 1000)
     plan = step.plan
     assert step.states().tolist() == list(range(TILE_TOKENS))
-    common = over_segments(plan, seen[0], size)
+    common = over_segments(plan, seen[0], size, paging)
     assert common.num_reqs == 8
     assert common.query_start_loc.tolist() == [0, 40, 41, 51, 52, 54, 59, 61, 63]
     # 1 where nothing is seen; then one tile, runs of two and three tiles, four tiles, one tile.
@@ -172,13 +184,14 @@ def test_the_v2_runner_hands_the_plan_to_the_builder() -> None:
     assert common.max_query_len == 40
     assert common.max_seq_len == 580
     assert common.causal is False
-    # Invisible segments read the null block; the last image starts 640 slots, 20 blocks in.
-    assert common.block_table_tensor[:, 0].tolist() == [0, 65, 0, 129, 129, 0, 193, 193 + 20]
+    # Invisible segments read the null block; the last image starts 640 slots, 10 blocks in.
+    assert common.block_table_tensor[:, 0].tolist() == [0, 65, 0, 129, 129, 0, 193, 193 + 10]
+    assert common.block_table_tensor[3, :4].tolist() == [129, 1129, 130, 1130]
     rows = visible_rows(plan, torch.device("cpu"))
     assert rows.flatten().int().tolist() == [0] * 40 + [1] + [0] * 10 + [1] * 3 + [0] * 5 + [1] * 4
-    places = write_slots(plan, table, size)
-    assert places[0] == (129 + 290 // 32) * 32 + 290 % 32
-    assert places[-1] == (129 + 434 // 32) * 32 + 434 % 32
+    places = write_slots(plan, table, size, paging)
+    assert places[0] == (1129 + 290 // 64) * 32 + 290 % 32
+    assert places[-1] == (1129 + 434 // 64) * 32 + 434 % 32
 
 
 def test_a_finished_request_is_forgotten() -> None:
