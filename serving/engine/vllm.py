@@ -77,7 +77,9 @@ class VllmEngine:
         self._model = model
         self._prompts = Ahead(Prompter.load(model.checkpoint))
         arguments = _engine_args(model, traces_endpoint)
-        self._llm = _Llm.from_engine_args(arguments, stat_loggers=[Stats])
+        # Any in the list would count, whatever `disable_log_stats` says.
+        loggers = [] if arguments.disable_log_stats else [Stats]
+        self._llm = _Llm.from_engine_args(arguments, stat_loggers=loggers)
         self._llm.spent = {}
         outputs.use(self._llm)
         enable_envs_cache()  # vLLM looks at its variables for every token
