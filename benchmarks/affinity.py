@@ -37,7 +37,7 @@ NAME = "affinity"
 REPLICAS = 4
 CONCURRENCY = 32
 # Of one replica; the large one has four times as much of each.
-ENGINE = {"max_num_seqs": 8, "max_num_batched_tokens": 1024, "num_gpu_blocks_override": 700}
+ENGINE = {"max_num_seqs": 8, "max_num_batched_tokens": 1024, "num_gpu_blocks_override": 350}
 BLOCK, CONTEXT = 32, 1024
 PICTURES, TURNS = 150, 5
 SIDES = ("one large replica", "four, by how requests begin", "four, fewest connections")
