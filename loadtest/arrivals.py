@@ -65,8 +65,13 @@ class Process:
                 yield rng.gammavariate(shape, 1 / shape)
 
 
-def schedule(profile: Profile, process: Process, duration: float, seed: str) -> list[float]:
-    """Seconds after the start at which requests are due, in order, all below `duration`."""
+def schedule(
+    profile: Profile, process: Process, duration: float, seed: str, most: int | None = None
+) -> list[float]:
+    """Seconds after the start at which requests are due, in order, all below `duration`.
+
+    Of more than `most` the first.
+    """
     rng = random.Random(f"arrivals {seed}")
     areas = profile.areas()
     times: list[float] = []
@@ -75,7 +80,7 @@ def schedule(profile: Profile, process: Process, duration: float, seed: str) -> 
     for gap in process.gaps(rng):
         position += gap
         at = _inverse(profile, areas, position)
-        if at >= duration:
+        if at >= duration or len(times) == most:
             return times
         times.append(at)
     raise AssertionError("the gaps are endless")

@@ -17,5 +17,6 @@ def times(scenario: Scenario, share: Share, rate: str | None, begun: float) -> l
     duration = (scenario.duration or (scenario.requests or 0) * _PATIENCE) - begun
     profile = arrivals.profile(rate or scenario.load.rate or "", duration)
     process = arrivals.process(scenario.load.arrivals)
-    found = arrivals.schedule(profile, process, duration, str(scenario.seed))
-    return found[: scenario.requests][share.index :: share.count]
+    most = scenario.requests
+    found = arrivals.schedule(profile, process, duration, str(scenario.seed), most)
+    return found[share.index :: share.count]

@@ -104,6 +104,13 @@ async def test_an_open_loop_sends_its_schedule_whatever_the_server_does() -> Non
     assert summary["verdict"] != "VALID"
 
 
+async def test_an_open_loop_of_so_many_requests_needs_no_duration() -> None:
+    async with mocked() as server, asyncio.timeout(20):
+        asked = server.scenario(load={"rate": 200}, requests=400, duration=None)
+        summary, _ = await conduct(asked, calibration=0)
+    assert summary["requests"] == 400
+
+
 async def test_httpx_measures_the_same() -> None:
     async with mocked() as server:
         scenario = server.scenario(
