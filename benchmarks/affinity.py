@@ -262,7 +262,7 @@ async def _replica(port: int, size: int) -> None:
         counts.update(prompt=used.prompt_tokens, cached=used.cached_tokens)
 
     model = _model(size)
-    engine = VllmEngine(model, encoded=lambda seconds: counts.update(encoded=1))
+    engine = VllmEngine(model, encoded=lambda request, seconds: counts.update(encoded=1))
     gateway = Gateway(engine, Catalog(model), Credentials(ACCOUNT, TOKEN), observers=[count])
     config = uvicorn.Config(gateway, host=load.HOST, port=port, log_level="error", access_log=False)
     server = uvicorn.Server(config)
