@@ -9,6 +9,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,9 @@ async def test_prometheus_itself_draws_the_dashboards(site: Site, scraped: httpx
     """In a browser, each panel: a graph, or that there is nothing to draw."""
     (port,) = site.start()
     await load(site, port)
+    ruled = {"query": "serving:failed_requests:ratio_rate5m"}
+    asked = partial(scraped.get, "/api/v1/query", params=ruled)
+    await asyncio.to_thread(until, lambda: bool(asked().json()["data"]["result"]))
     async with browser.page() as page:
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -259,7 +263,7 @@ async def test_prometheus_itself_draws_the_dashboards(site: Site, scraped: httpx
             for panel, said in zip(shown, drawn, strict=True):
                 assert said.startswith(panel.title)
                 assert "Error loading data" not in said
-                empty = all(QUIET.search(query) for query in panel.queries.values())
+                empty = any(QUIET.search(query) for query in panel.queries.values())
                 assert empty or "No timeseries returned" not in said, panel.title
         assert faults == []
 
