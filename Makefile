@@ -15,7 +15,7 @@ PROMETHEUS := .venv/prometheus/usr
 serve: .venv/.project
 	@exec $(BIN)/serving up
 
-observe: .venv/.prometheus
+observe: .venv/.prometheus-pages
 	@test -x $(PROMETHEUS)/bin/prometheus || { echo "no Prometheus: install it and see deploy/prometheus"; exit 1; }
 	@echo "graphs and alerts: http://127.0.0.1:9090/consoles/index.html (Ctrl-C stops it)"; \
 	  echo "in a terminal: $(BIN)/serving top --prometheus http://127.0.0.1:9090"; \
@@ -36,7 +36,7 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix .
 
 # Two files at a time. Some tests measure time: what fails beside another is run again by itself.
-test: .venv/.project .venv/.dev .venv/.node .venv/.prometheus .venv/.chromium .venv/.compose
+test: .venv/.project .venv/.dev .venv/.node .venv/.prometheus-pages .venv/.chromium .venv/.compose
 	$(BIN)/pytest -n 2 --dist loadfile || $(BIN)/pytest --last-failed --last-failed-no-failures none
 
 test-slow: .venv/.project .venv/.dev .venv/.node
@@ -85,7 +85,7 @@ $(BIN)/python:
 PAGES := fonts-glyphicons-halflings libjs-popper.js \
   $(addprefix libjs-,bootstrap4 d3 eonasdan-bootstrap-datetimepicker jquery jquery-hotkeys moment \
   moment-timezone mustache rickshaw)
-.venv/.prometheus: | $(BIN)/python
+.venv/.prometheus-pages: | $(BIN)/python
 	@mkdir -p .venv/debs && cd .venv/debs && if apt-get download prometheus >/dev/null 2>&1; \
 	  then apt-get download $(PAGES) >/dev/null 2>&1 || echo "the pages of Prometheus will be blank"; \
 	    for each in *.deb; do dpkg -x $$each ../prometheus || exit 1; done; \

@@ -28,6 +28,8 @@ class Tally(msgspec.Struct):
     output_tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    text_tokens: int = 0  # of the prompts, without those of pictures
+    cached_text_tokens: int = 0
     frames: int = 0  # of streams
     streamed_tokens: int = 0
     unmetered: int = 0  # answered without usage
@@ -64,6 +66,8 @@ class Tally(msgspec.Struct):
             self.frames += record.frames
             self.streamed_tokens += record.tokens
         self.cached_tokens += record.cached_tokens
+        self.text_tokens += max(0, record.text_tokens)
+        self.cached_text_tokens += record.cached_text_tokens
         self.prompt_tokens += max(0, record.prompt_tokens)
         if record.code is not None:
             code = str(record.code)

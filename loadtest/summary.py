@@ -152,7 +152,8 @@ def _steady(measured: Measured, blocks: Sequence[Tally]) -> dict[str, Any]:
 
 
 def _cache(measured: Measured, whole: Tally) -> dict[str, Any]:
-    observed = whole.cached_tokens / whole.prompt_tokens if whole.prompt_tokens else 0.0
+    # What is planned are beginnings of texts.
+    observed = whole.cached_text_tokens / whole.text_tokens if whole.text_tokens else 0.0
     planned = measured.planned_hits
     return {
         "planned_hit_rate": None if planned is None else round(planned, 4),

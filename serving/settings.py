@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serving import catalog
@@ -84,6 +84,14 @@ class Settings(BaseSettings):
     licence_gate: str = Field(
         default="false", pattern="^(true|false|[0-9a-f]{32}(,[0-9a-f]{32})*)$"
     )
+
+    @field_validator("licence_gate", mode="before")
+    @classmethod
+    def _as_booleans_are_written(cls, value: object) -> str:
+        text = str(value).strip().lower()
+        if text in ("1", "yes", "on"):
+            return "true"
+        return "false" if text in ("0", "no", "off") else text
 
     @property
     def metrics_url(self) -> str:

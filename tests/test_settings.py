@@ -56,3 +56,14 @@ def test_mistakes_are_errors(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("1", "true"), ("True", "true"), ("on", "true"), ("0", "false"), ("A" * 32, "a" * 32)],
+)
+def test_the_licence_gate_is_written_as_other_switches_are(
+    monkeypatch: pytest.MonkeyPatch, written: str, meant: str
+) -> None:
+    monkeypatch.setenv("LICENCE_GATE", written)
+    assert Settings().licence_gate == meant

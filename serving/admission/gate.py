@@ -96,7 +96,7 @@ class Gate:
         item = Waiting(
             flow=_flow(caller, generation),
             cost=size.text_tokens + size.tiles * TILE + output * OUTPUT,
-            tokens=size.prompt_tokens + output,
+            tokens=size.text_tokens + output,
             pixels=size.pixels,
             weight=caller.account_limits.weight or 1,
             priority=LAST if generation.background else caller.account_limits.priority or 0,

@@ -48,6 +48,7 @@ class Stopwatch:
                 await self._read()
             except Exception as error:
                 _log.debug("the engine tells no times: %s", error)
+                self._ended = ended + self._ended
                 return
             for request in ended:
                 if request in self._seconds:

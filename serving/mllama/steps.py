@@ -36,6 +36,7 @@ class ShortSteps(Scheduler):
                 f"max_num_seqs with the places kept: {self.max_num_running_reqs}"
             )
         self._has_overtaken = False
+        self._stuck: Request | None = None
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         """Plan a step: a long one only for a request that is alone."""
@@ -57,13 +58,15 @@ class ShortSteps(Scheduler):
     def _overtaking(self) -> Iterator[None]:
         """Have prompts half read wait for this step if somebody who comes before them has come.
 
-        Never twice in a row: who has come may need the memory that they hold.
+        Never twice in a row, nor twice for one who cannot start: who has come may need the memory
+        that they hold.
         """
         held = [] if self._has_overtaken else self._behind_the_next()
         self._has_overtaken = bool(held)
         if not held:
             yield
             return
+        first = self.waiting.peek_request()
         self.running = [request for request in self.running if request not in held]
         self.max_num_active_reqs -= len(held)
         try:
@@ -71,9 +74,25 @@ class ShortSteps(Scheduler):
         finally:
             self.max_num_active_reqs += len(held)
             self.running += held
+            came_to_nothing = self.waiting and self.waiting.peek_request() is first
+            self._stuck = first if came_to_nothing else None
 
     def _behind_the_next(self) -> list[Request]:
-        if not self.waiting:
+        if not self.waiting or len(self.running) >= self.max_num_active_reqs:
             return []
-        first = self.waiting.peek_request().priority
-        return [each for each in self.running if each.is_prefill_chunk and each.priority > first]
+        first = self.waiting.peek_request()
+        if first is self._stuck or not self._has_memory_to_spare():
+            return []
+        return [
+            each
+            for each in self.running
+            if each.is_prefill_chunk and each.priority > first.priority
+        ]
+
+    def _has_memory_to_spare(self) -> bool:
+        """Whether a step can do without what would be held: that could not give way in it, and an
+        answer that is being written would have to."""
+        blocks = len(self.running) + self._beside_others // self.block_size + 1
+        groups = len(self.kv_cache_config.kv_cache_groups)
+        free: int = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        return free >= blocks * groups

@@ -24,7 +24,7 @@ from serving.core import Usage
 from serving.tenancy.record import Record, Start
 
 SIZE: Final = 512
-COUNT: Final = 8192
+COUNT: Final = 32768
 """More requests than a replica takes at a time."""
 
 _LENGTH = Struct("<I")

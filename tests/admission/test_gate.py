@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
@@ -400,14 +401,16 @@ async def test_those_who_end_together_were_as_fast_as_they_were_together() -> No
     for item in running:
         await turns.take(item)
     waiting = [asyncio.create_task(turns.take(Waiting("a", 2000))) for _ in range(8)]
+    began = time.monotonic()
     await asyncio.sleep(0.2)
+    took = time.monotonic() - began
     for item in running:
         turns.give(item, 100)
     await asyncio.sleep(0)
     with pytest.raises(Overloaded) as caught:
         await turns.take(Waiting("a", 1), may_wait=False)
-    # 8000 still wait, and 400 took 0.2 s.
-    assert 3 < caught.value.retry_after < 8
+    # 8000 still wait, and 400 took so long.
+    assert caught.value.retry_after == pytest.approx(8000 * took / 400, rel=0.5)
     for task in waiting:
         task.cancel()
 

@@ -34,6 +34,7 @@ class Replica:
     name: str
     server: asyncio.Server = field(init=False)
     port: int = 0
+    waiting: int = 0
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self) -> None:
@@ -47,6 +48,7 @@ class Replica:
             if announced:
                 await reader.readexactly(int(rest.partition(b"\r\n")[0]))
             if b"/slow" in head:
+                self.waiting += 1
                 await self.released.wait()
             told = f"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1\r\n\r\n{self.name}"
             writer.write(told.encode())
@@ -65,6 +67,14 @@ class Proxy:
         """The name of the replica that answers."""
         headers = {} if session is None else {affinity.HEADER: session}
         return (await self.client.get(path, headers=headers)).text
+
+    async def release(self, waiting: int) -> None:
+        """Let those at `/slow` go on as soon as so many wait."""
+        async with asyncio.timeout(10):
+            while sum(each.waiting for each in self.replicas.values()) < waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        for each in self.replicas.values():
+            each.released.set()
 
     async def asked(self, body: Any, path: str = ONE) -> str:
         """The name of the replica that answers a request with this body."""
@@ -134,6 +144,7 @@ def _patched(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in Ray's worker processes, for the length of a test."""
     monkeypatch.setattr(haproxy, "HAPROXY_CONFIG_TEMPLATE", haproxy.HAPROXY_CONFIG_TEMPLATE)
     monkeypatch.setattr(replica, "add_port_to_grpc_server", replica.add_port_to_grpc_server)
+    monkeypatch.setattr(HAProxyApi, "set_backend_configs", HAProxyApi.set_backend_configs)
     hook.apply()
 
 
@@ -178,9 +189,7 @@ async def test_a_session_whose_replica_is_gone_goes_elsewhere_and_comes_back(
 async def test_a_session_leaves_a_replica_that_has_more_than_its_share(proxy: Proxy) -> None:
     """Hardly more than 1.25 times the mean wait where it is; its others go on in one order."""
     waiting = [asyncio.create_task(proxy.replica("ses", "/slow")) for _ in range(48)]
-    await asyncio.sleep(0.5)
-    for each in proxy.replicas.values():
-        each.released.set()
+    await proxy.release(48)
     found = Counter([await each for each in waiting])
     (home, most), (_, second), (_, least) = found.most_common()
     assert home == await proxy.replica("ses", "/slow")
@@ -190,9 +199,7 @@ async def test_a_session_leaves_a_replica_that_has_more_than_its_share(proxy: Pr
 
 async def test_what_waits_is_few_enough_to_follow_on_idle_replicas(proxy: Proxy) -> None:
     waiting = [asyncio.create_task(proxy.replica("ses", "/slow")) for _ in range(4)]
-    await asyncio.sleep(0.2)
-    for each in proxy.replicas.values():
-        each.released.set()
+    await proxy.release(4)
     assert len({await each for each in waiting}) == 1
 
 
