@@ -68,13 +68,20 @@ class Proxy:
         headers = {} if session is None else {affinity.HEADER: session}
         return (await self.client.get(path, headers=headers)).text
 
-    async def release(self, waiting: int) -> None:
-        """Let those at `/slow` go on as soon as so many wait."""
-        async with asyncio.timeout(10):
-            while sum(each.waiting for each in self.replicas.values()) < waiting:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+    async def answered(self, session: str, count: int) -> list[str]:
+        """The replicas that answer so many at `/slow`, who all wait together.
+
+        They come one after the other, so that HAProxy has counted each when the next one comes.
+        """
+        tasks: list[asyncio.Task[str]] = []
+        async with asyncio.timeout(20):
+            while len(tasks) < count:
+                tasks.append(asyncio.create_task(self.replica(session, "/slow")))
+                while sum(each.waiting for each in self.replicas.values()) < len(tasks):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
         for each in self.replicas.values():
             each.released.set()
+        return await asyncio.gather(*tasks)
 
     async def asked(self, body: Any, path: str = ONE) -> str:
         """The name of the replica that answers a request with this body."""
@@ -140,7 +147,7 @@ async def _listens(port: int) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _patched(monkeypatch: pytest.MonkeyPatch) -> None:
+def patched(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in Ray's worker processes, for the length of a test."""
     monkeypatch.setattr(haproxy, "HAPROXY_CONFIG_TEMPLATE", haproxy.HAPROXY_CONFIG_TEMPLATE)
     monkeypatch.setattr(replica, "add_port_to_grpc_server", replica.add_port_to_grpc_server)
@@ -188,9 +195,7 @@ async def test_a_session_whose_replica_is_gone_goes_elsewhere_and_comes_back(
 
 async def test_a_session_leaves_a_replica_that_has_more_than_its_share(proxy: Proxy) -> None:
     """Hardly more than 1.25 times the mean wait where it is; its others go on in one order."""
-    waiting = [asyncio.create_task(proxy.replica("ses", "/slow")) for _ in range(48)]
-    await proxy.release(48)
-    found = Counter([await each for each in waiting])
+    found = Counter(await proxy.answered("ses", 48))
     (home, most), (_, second), (_, least) = found.most_common()
     assert home == await proxy.replica("ses", "/slow")
     assert most <= 22
@@ -198,9 +203,7 @@ async def test_a_session_leaves_a_replica_that_has_more_than_its_share(proxy: Pr
 
 
 async def test_what_waits_is_few_enough_to_follow_on_idle_replicas(proxy: Proxy) -> None:
-    waiting = [asyncio.create_task(proxy.replica("ses", "/slow")) for _ in range(4)]
-    await proxy.release(4)
-    assert len({await each for each in waiting}) == 1
+    assert len(set(await proxy.answered("ses", 4))) == 1
 
 
 async def test_a_single_replica_has_no_rules(tmp_path: Path) -> None:

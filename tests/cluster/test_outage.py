@@ -11,7 +11,7 @@ import anthropic
 import cloudflare
 import openai
 import pytest
-from ray.serve._private import haproxy, replica
+from ray.serve._private import haproxy
 from ray.serve._private.haproxy import (
     BackendConfig,
     HAProxyApi,
@@ -19,18 +19,11 @@ from ray.serve._private.haproxy import (
     ServerConfig,
 )
 
-from serving.cluster import hook, outage
+from serving.cluster import outage
 from tests.cluster import test_affinity
-from tests.cluster.test_affinity import ONE, Proxy, Replica, running
+from tests.cluster.test_affinity import ONE, Proxy, Replica, patched, running
 
-
-@pytest.fixture(autouse=True)
-def _patched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in Ray's worker processes, for the length of a test."""
-    monkeypatch.setattr(haproxy, "HAPROXY_CONFIG_TEMPLATE", haproxy.HAPROXY_CONFIG_TEMPLATE)
-    monkeypatch.setattr(replica, "add_port_to_grpc_server", replica.add_port_to_grpc_server)
-    monkeypatch.setattr(HAProxyApi, "set_backend_configs", HAProxyApi.set_backend_configs)
-    hook.apply()
+__all__ = ["patched"]  # the fixture
 
 
 @pytest.fixture
