@@ -23,8 +23,9 @@ TILES = 4
 TEXT = 48
 ANSWER = 8
 USERS = 16
-# For the blocks: what each user asks, and what an application may say before its users' picture.
-QUESTION, INSTRUCTIONS = 20, 480
+# For the blocks: what each user asks, and what an application says before its users' picture: a
+# page of instructions, or the declarations of a few tools.
+QUESTION, INSTRUCTIONS = 20, 800
 # An image of four tiles takes twenty times the computing of 50 words in the published model, and
 # sixteen times here, with 577 encoder tokens a tile; with the 257 of the middle size, five times.
 SHAPE = replace(checkpoint.MIDDLE, tile=336)
@@ -166,7 +167,8 @@ def _report(head: dict[str, Any], seen: list[dict[str, float]]) -> None:
         f"tokens), questions of {QUESTION} tokens and answers of {ANSWER}: one request "
         f"{blocks['blocks of one']}, {USERS} requests {blocks['blocks of users']}, of which the "
         f"picture's {blocks['blocks of the picture']} and {blocks['blocks of the pictures']}; the "
-        "rest is text, of which each request has its own",
+        "rest is text, of which each request has its own: never less than one block, which for "
+        f"{USERS} is {(USERS - 1) / blocks['blocks of one']:.2f} of the first request's",
     ]
     summary = {name: ratio.json() for name, ratio in ratios.items()}
     summary |= {f"{name}, by CPU time": ratio.json() for name, ratio in cpu.items()}

@@ -12,9 +12,9 @@ local BEGINNING = 16384
 -- Of a prompt that is one text, which may be a conversation as well. What is shared of less is
 -- computed in no time.
 local SHORT = 1024
--- How many times the mean of open requests a replica may have to be followed; how many more, since
--- small numbers come and go; and how many are nothing yet.
-local ROOM, MORE, FEW = 1.25, 2, 4
+-- How many times the mean of open requests a replica may have to be followed, and how many are
+-- nothing yet.
+local ROOM, FEW = 1.25, 4
 
 -- Quotes and brackets that are looked at, so that nobody's body keeps HAProxy busy: some 0.5 ms.
 local STEPS = 4096
@@ -120,7 +120,10 @@ local function choose(txn, key, replicas)
       total, up = total + loads[name], up + 1
     end
   end
-  local room = math.max(FEW, ROOM * (total + 1) / up + MORE)
+  -- Where no replica gets more than another, open requests still come and go by chance, and are
+  -- mostly within the root of their mean from it.
+  local mean = (total + 1) / up
+  local room = math.max(FEW, ROOM * mean + math.sqrt(mean))
   local chosen, most
   for name, load in pairs(loads) do
     hashes[name] = hashes[name] or txn.c:xxh64(name)

@@ -1,8 +1,9 @@
 """What HAProxy does when no replica answers, or Serve names none.
 
 It says so in the words of the API instead of Serve's own. One body for all dialects: their errors
-differ in fields that each leaves to the others. By it a client knows that another try may help.
-HAProxy does not try again itself what a replica has begun: that may be what ended the replica.
+differ in fields that each leaves to the others. By it a client knows that another try may help, and
+when: `outage.lua` says how long there has been nobody. HAProxy does not try again itself what a
+replica has begun: that may be what ended the replica.
 
 While Serve builds an application anew it names no replica of the one that runs. HAProxy keeps the
 ones it knew until there are others: what listens no more it leaves out by itself, and then asks
@@ -13,12 +14,13 @@ from __future__ import annotations
 
 import json
 from functools import wraps
+from pathlib import Path
 
 from ray.serve._private import haproxy
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi
 
 from serving import errors
-from serving.protocol import envelope, openai
+from serving.protocol import openai
 
 # Serve makes 500 of all of these, in plain text.
 _PAGES = """\
@@ -28,6 +30,8 @@ _PAGES = """\
     errorfile 504 {{ config.error_file_path }}
     {%- endif %}
 """
+_THREADS = "    nbthread {{ config.nbthread }}\n"
+_SCRIPT = f"    lua-load-per-thread {Path(__file__).with_suffix('.lua')}\n"
 # A replica ended with the request, there is none, one has not begun an answer in its time.
 _ERRORS: dict[int, errors.ServingError] = {
     502: errors.EngineDown(),
@@ -43,9 +47,10 @@ def apply() -> None:
         RuntimeError: this Ray writes it otherwise than the one this was written for.
     """
     template = haproxy.HAPROXY_CONFIG_TEMPLATE
-    if template.count(_PAGES) != 1:
+    if template.count(_PAGES) != 1 or template.count(_THREADS) != 1:
         raise RuntimeError("HAProxy's template has changed: see where its error pages are")
     lines = "".join(f"    {_rule(status, error)}\n" for status, error in _ERRORS.items())
+    template = template.replace(_THREADS, _THREADS + _SCRIPT)
     haproxy.HAPROXY_CONFIG_TEMPLATE = template.replace(_PAGES, lines)
     _keep_servers()
 
@@ -67,6 +72,6 @@ def _rule(status: int, error: errors.ServingError) -> str:
     # HAProxy fills in an id, where our own answers have that of the request.
     body = openai.described(error, "%[uuid]")
     body = {**body, "type": "error", "error": {**body["error"], "type": "api_error"}}
-    told = "".join(f" hdr {k.decode()} {v.decode()}" for k, v in envelope.headers(error))
+    later = " hdr retry-after %[lua.retry_after]" if isinstance(error, errors.Overloaded) else ""
     text = json.dumps(body)
-    return f"http-error status {status} content-type application/json lf-string '{text}'{told}"
+    return f"http-error status {status} content-type application/json lf-string '{text}'{later}"

@@ -198,7 +198,7 @@ async def test_a_session_leaves_a_replica_that_has_more_than_its_share(proxy: Pr
     found = Counter(await proxy.answered("ses", 48))
     (home, most), (_, second), (_, least) = found.most_common()
     assert home == await proxy.replica("ses", "/slow")
-    assert most <= 22
+    assert most <= 24  # if HAProxy takes one of them for down, else 18
     assert least < second
 
 

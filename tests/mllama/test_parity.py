@@ -42,14 +42,16 @@ def test_tokens_equal_the_reference_whatever_the_prefill_chunk(
     """Chunks end before, at and after image tokens; a chunk may end before the first image.
 
     With blocks as long as vLLM makes them on CPU, one block of images holds the end of one run and
-    the beginning of the next.
+    the beginning of the next. The second time all caches are warm.
     """
     cases = expected("gqa2")
     want = [tokens for _, tokens in cases.values()]
     settings = {"max_num_batched_tokens": chunk, "max_num_seqs": 8, "block_size": block_size}
     with engine(checkpoint("gqa2"), **settings) as llm:
-        got = answers(llm, [prompt for prompt, _ in cases.values()])
-    assert differing(list(cases), got, want) == []
+        for _ in range(2):
+            got = answers(llm, [prompt for prompt, _ in cases.values()])
+            assert differing(list(cases), got, want) == []
+        assert metric(llm, "vllm:prefix_cache_hits") > 0
 
 
 def test_compiled_layers_give_the_same_tokens(
@@ -82,7 +84,10 @@ def compiled_ways(model: Any) -> tuple[bool, bool]:
 
 
 def test_preempted_requests_resume_with_the_same_tokens(checkpoint: Any) -> None:
-    """A pool too small for all of them: image requests lose their KV and are encoded again."""
+    """A pool too small for all of them: image requests lose their KV and are encoded again.
+
+    The second time some of it is still there, and evicted while they run.
+    """
     reference = Reference(checkpoint("gqa2"))
     tile = SHAPES["gqa2"].tile
     asked = [
@@ -90,10 +95,9 @@ def test_preempted_requests_resume_with_the_same_tokens(checkpoint: Any) -> None
     ]
     want = [reference.generate(p.tokens, p.images, 90) for p in asked]
     with engine(checkpoint("gqa2"), num_gpu_blocks_override=40, max_model_len=256) as llm:
-        got = answers(llm, asked, 90)
-        preemptions = metric(llm, "vllm:num_preemptions")
-    assert preemptions > 0
-    assert got == want
+        for times in (1, 2):
+            assert answers(llm, asked, 90) == want
+            assert metric(llm, "vllm:num_preemptions") >= times
 
 
 def metric(llm: Any, name: str) -> float:
