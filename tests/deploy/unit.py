@@ -72,7 +72,10 @@ class Unit:
         return {"cwd": "/", "umask": self.umask, "preexec_fn": self._limit}
 
     def _limit(self) -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self.files, self.files))
+        """As far as this process may: raising it is systemd's right."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = self.files if most == resource.RLIM_INFINITY else min(self.files, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
 
 def _filled(example: str, settings: Mapping[str, str]) -> dict[str, str]:
