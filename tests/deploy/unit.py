@@ -43,7 +43,6 @@ class Unit:
         `settings` are filled into deploy/serving.env.example, which becomes its EnvironmentFile.
         """
         parser = ConfigParser(strict=False, interpolation=None, delimiters=("=",))
-        parser.optionxform = str  # type: ignore[method-assign, assignment]
         places = {
             "/opt/llama-vision/bin": str(Path(sys.executable).parent),
             "/var/lib/llama-vision": str(state),
