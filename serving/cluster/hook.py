@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.cluster import affinity, loopback, outage
+from serving.cluster import affinity, loopback, outage, truncation
 
 HOOK = f"{__name__}.apply"
 
@@ -17,3 +17,4 @@ def in_pods() -> None:
     """Those of the chart, whose nodes find each other over the network. Raises: as `apply`."""
     affinity.apply()
     outage.apply()
+    truncation.apply()

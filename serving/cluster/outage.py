@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from ray.serve._private import haproxy
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi
@@ -55,6 +56,12 @@ def apply() -> None:
     _keep_servers()
 
 
+def body(error: errors.ServingError, request: str) -> dict[str, Any]:
+    """The error answer to the request of this id, for all dialects."""
+    told = openai.described(error, request)
+    return {**told, "type": "error", "error": {**told["error"], "type": "api_error"}}
+
+
 def _keep_servers() -> None:
     told = HAProxyApi.set_backend_configs
 
@@ -70,8 +77,6 @@ def _keep_servers() -> None:
 
 def _rule(status: int, error: errors.ServingError) -> str:
     # HAProxy fills in an id, where our own answers have that of the request.
-    body = openai.described(error, "%[uuid]")
-    body = {**body, "type": "error", "error": {**body["error"], "type": "api_error"}}
+    text = json.dumps(body(error, "%[uuid]"))
     later = " hdr retry-after %[lua.retry_after]" if isinstance(error, errors.Overloaded) else ""
-    text = json.dumps(body)
     return f"http-error status {status} content-type application/json lf-string '{text}'{later}"

@@ -25,8 +25,8 @@ ELSEWHERE = {
     "pg_dump": "tests/tenancy/test_recovery.py",
     "pg_restore": "tests/tenancy/test_recovery.py",
     "sha256sum": "coreutils",
-    "trivy": "a scanner of your choice",
-    "docker": "tests/deploy",
+    "trivy": "tests/deploy/test_commands.py",
+    "docker": "tests/deploy/test_commands.py",
 }
 
 

@@ -261,6 +261,8 @@ def judge(found: list[Record], load: Load) -> None:
     assert load.lost, told
     assert len(failed) <= len(load.lost) + load.cut, told
     assert any(each.error == TOLD for each in failed), told
+    untold = [each for each in failed if each.error != TOLD and each.status < 500]
+    assert len(untold) <= load.cut, told  # only those whose proxy died have not been told
 
 
 async def billed(url: str, load: Load) -> None:

@@ -145,7 +145,7 @@ def test_ray_s_version_is_the_one_of_the_image(chart: Chart) -> None:
     pinned = (ROOT / "requirements" / "cpu.txt").read_text().split()
     version = ray(chart.render(profile="cpu-demo"))["rayClusterConfig"]["rayVersion"]
     assert f"ray=={version}" in pinned
-    assert f"ray[serve]=={version}" in (ROOT / "requirements" / "gpu.txt").read_text()
+    assert f"ray=={version}\n" in (ROOT / "requirements" / "gpu.txt").read_text()
 
 
 # What the chart decides itself: Serve listens, its configuration has the number of replicas and

@@ -99,14 +99,16 @@ async def running(folder: Path, count: int, names: Sequence[str] = NAMES) -> Asy
             stack.callback(each.server.close)
             stack.callback(each.released.set)
         port = free_port()
-        await stack.enter_async_context(_haproxy(folder, port, replicas))
+        await stack.enter_async_context(before(folder, port, replicas))
         client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10)
         yield Proxy(await stack.enter_async_context(client), replicas)
 
 
 @asynccontextmanager
-async def _haproxy(folder: Path, port: int, replicas: dict[str, Replica]) -> AsyncIterator[None]:
-    """With the configuration that Ray writes for these replicas; Ray itself does not run."""
+async def before(
+    folder: Path, port: int, replicas: dict[str, Replica]
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """HAProxy, configured as Ray does it for these replicas; Ray itself does not run."""
     config = HAProxyConfig(
         socket_path=str(folder / "s"),
         server_state_base=str(folder),
@@ -120,7 +122,7 @@ async def _haproxy(folder: Path, port: int, replicas: dict[str, Replica]) -> Asy
         http_options=HTTPOptions(host="127.0.0.1", port=port),
     )
     servers = [ServerConfig(name, "127.0.0.1", each.port) for name, each in replicas.items()]
-    backend = BackendConfig("app", "/", servers=servers, http_health_check_path="/ready")
+    backend = BackendConfig("app", "/", servers=servers, http_health_check_path="/-/healthz")
     file = folder / "haproxy.cfg"
     HAProxyApi(config, {"app": backend}, str(file))._generate_config_file_internal()
     command = (haproxy.get_haproxy_binary(), "-db", "-f", str(file))
@@ -130,7 +132,7 @@ async def _haproxy(folder: Path, port: int, replicas: dict[str, Replica]) -> Asy
             while not await _listens(port):
                 assert process.returncode is None, (await process.communicate())[1].decode()
                 await asyncio.sleep(0.05)
-        yield
+        yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

