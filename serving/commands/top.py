@@ -180,6 +180,8 @@ def _firing(firing: list[Alert] | str) -> RenderableType:
     for each in firing:
         style = _STYLES.get(each.severity, "")
         table.add_row(Text(each.name, style), each.severity, each.state, each.summary)
+        if each.runbook:
+            table.add_row("", "", "", Text(each.runbook, "dim"))
     return table
 
 
