@@ -23,7 +23,7 @@ from transformers.models.mllama.image_processing_pil_mllama import MllamaImagePr
 BOS, EOS, PAD = 1, 2, 3
 _GATE = 0.9
 _SCALE = 0.05
-_SHIPPED = Path(__file__).parent.parent / "checkpoint"
+SHIPPED = Path(__file__).parent.parent / "checkpoint"
 _MARKS = ("<|begin_of_text|>", "<|eot_id|>", "<|finetune_right_pad_id|>")
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -96,7 +96,7 @@ def tiny(folder: Path) -> Path:
     The greedy choice is always a token of plain ASCII text: every answer runs to its length limit,
     and every token is a piece of text to send.
     """
-    words = Tokenizer.from_file(str(_SHIPPED / "tokenizer.json"))
+    words = Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))
     begin, end, pad = map(words.token_to_id, _MARKS)
     model = _model(TINY, begin, end, pad)
     silent = [token for token in range(TINY.vocabulary) if not _is_plain(words, token)]
@@ -104,7 +104,7 @@ def tiny(folder: Path) -> Path:
         model.lm_head.weight[silent] = 0.0
     _save(model, TINY, folder)
     for name in _TOKENIZER_FILES:
-        shutil.copy(_SHIPPED / name, folder / name)
+        shutil.copy(SHIPPED / name, folder / name)
     return folder
 
 

@@ -20,7 +20,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,14 @@ _START_LIMIT, _BURST_LIMIT = 400.0, 300.0
 
 
 @dataclass(frozen=True)
+class Work:
+    """What is asked, for each seed something else, and the fewest tokens a right answer has."""
+
+    ask: Callable[[int], list[dict[str, Any]]]
+    fewest: int = TOKENS
+
+
+@dataclass(frozen=True)
 class Side:
     """A server and how to ask it."""
 
@@ -71,6 +79,7 @@ class Side:
     path: str
     headers: tuple[str, ...]
     extra: dict[str, Any]
+    work: Work
 
     def requests(self, stream: bool, count: int, seed: int) -> list[bytes]:
         """Requests whose prompts are all different."""
@@ -79,7 +88,7 @@ class Side:
         return [
             load.post(
                 self.path,
-                json.dumps({"messages": conversation(seed + index), **body}).encode(),
+                json.dumps({"messages": self.work.ask(seed + index), **body}).encode(),
                 self.headers,
             )
             for index in range(count)
@@ -106,7 +115,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoint.tiny(folder / "model")
         head["settings"]["parameters"] = checkpoint.parameters(folder / "model")
-        sides = {"serving": serving(stack, folder), "vllm": _vllm(stack, folder)}
+        sides = {"serving": serving(stack, folder, tiny(folder)), "vllm": _vllm(stack, folder)}
         engine = _engine(stack, folder)
         seen = uvloop.run(_rounds(sides, engine, options))
     _report(head, seen)
@@ -145,20 +154,29 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def serving(
-    stack: ExitStack, folder: Path, name: str = "serving", **more: Mapping[str, Any]
-) -> Side:
-    """Our stack, through its own command and catalogue; with `more` settings and `engine` ones."""
-    entry = {
+def tiny(folder: Path) -> dict[str, Any]:
+    """The catalogue's entry for the model there."""
+    return {
         "checkpoint": str(folder / "model"),
         "context_window": CONTEXT,
         "max_images": IMAGES,
-        "engine": {**ENGINE, **more.get("engine", {})},
+        "engine": ENGINE,
     }
+
+
+def serving(
+    stack: ExitStack,
+    folder: Path,
+    entry: Mapping[str, Any],
+    name: str = "serving",
+    settings: Mapping[str, str] | None = None,
+    work: Work | None = None,
+) -> Side:
+    """Our stack, through its own command and a catalogue of one entry, with more settings."""
     catalog = folder / f"{name}.yaml"
     catalog.write_text(yaml.safe_dump({"models": {MODEL: entry}}))
     port, account, token = free_port(), secrets.token_hex(16), secrets.token_hex(16)
-    settings = {
+    own = {
         "PORT": str(port),
         "ACCOUNT_ID": account,
         "API_TOKEN": token,
@@ -166,10 +184,11 @@ def serving(
         "STATE_DIR": str(folder / name),
     }
     command = [str(Path(sys.executable).with_name("serving")), "up"]
-    environment = {**_environment(folder), **settings, **more.get("settings", {})}
+    environment = {**_environment(folder), **own, **(settings or {})}
     server = stack.enter_context(Server(command, environment, folder / f"{name}.log"))
     path = f"/client/v4/accounts/{account}/ai/run/{MODEL}"
-    side = Side(server, port, path, (f"Authorization: Bearer {token}",), {})
+    headers = (f"Authorization: Bearer {token}",)
+    side = Side(server, port, path, headers, {}, work or Work(conversation))
     server.wait(lambda: _answers(side), _START_LIMIT)
     return side
 
@@ -187,7 +206,7 @@ def _vllm(stack: ExitStack, folder: Path) -> Side:
     server = stack.enter_context(Server(command, _environment(folder), folder / "vllm.log"))
     # Our streams end with the usage, so its streams shall.
     extra = {"model": MODEL, "stream_options": {"include_usage": True}}
-    side = Side(server, port, "/v1/chat/completions", (), extra)
+    side = Side(server, port, "/v1/chat/completions", (), extra, Work(conversation))
     server.wait(lambda: _answers(side), _START_LIMIT)
     return side
 
@@ -207,7 +226,7 @@ def _answers(side: Side) -> bool:
         first = asyncio.run(load.burst(side.port, side.requests(True, 1, 0), 1, _BURST_LIMIT))
     except OSError:
         return False
-    return first.failures(TOKENS) == 0
+    return first.failures(TOKENS, side.work.fewest) == 0
 
 
 async def _rounds(
@@ -247,10 +266,10 @@ async def burst(side: Side, stream: bool, concurrency: int, count: int, index: i
     before = side.server.cpu(part)
     burst = await load.burst(side.port, requests, concurrency, _BURST_LIMIT)
     spent = side.server.used_since(before, part)
-    failures = burst.failures(TOKENS)
+    failures = burst.failures(TOKENS, side.work.fewest)
     if failures:
-        worst = [a for a in burst.answers if a.completion_tokens != TOKENS]
-        raise RuntimeError(f"{failures} of {count} requests failed, such as {worst[0]}")
+        worst = min(burst.answers, key=lambda answer: answer.completion_tokens)
+        raise RuntimeError(f"{failures} of {count} requests failed, such as {worst}")
     firsts = sorted(1000 * answer.first for answer in burst.answers)
     return {
         "requests_per_second": round(count / burst.seconds, 3),

@@ -57,9 +57,10 @@ class Burst:
     answers: list[Answer]
     seconds: float
 
-    def failures(self, tokens: int) -> int:
-        """How many were not a 200 with exactly `tokens` tokens."""
-        return sum(a.status != 200 or a.completion_tokens != tokens for a in self.answers)
+    def failures(self, tokens: int, fewest: int | None = None) -> int:
+        """How many were not a 200 with exactly `tokens` tokens, or with `fewest` to `tokens`."""
+        right = range(tokens if fewest is None else fewest, tokens + 1)
+        return sum(a.status != 200 or a.completion_tokens not in right for a in self.answers)
 
 
 class _Connection(asyncio.Protocol):

@@ -2,7 +2,10 @@
 
 With: our metrics and vLLM's, scraped every `SCRAPE` seconds of load, traces of 1 % of the requests
 with vLLM's spans in them, sent to a collector, a line of JSON in the log for each request. Without:
-none of these. Both on the same tiny model, loaded in turn in short bursts by the same client.
+none of these. Both are loaded in turn in short bursts, so that they meet the same machine.
+
+Two engines: a tiny model asked in text, so fast that it leaves a front end little room, and the
+shipped one as `make serve` runs it, each request with a picture that was not seen before.
 
 On a machine whose cores are all busy a request's rate is what its CPU time leaves: CPU of all
 processes of a stack is shown beside the rate, since it hardly feels what else the machine does.
@@ -11,133 +14,102 @@ processes of a stack is shown beside the rate, since it hardly feels what else t
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import random
 import tempfile
-import threading
-import time
-from collections.abc import Awaitable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-import httpx
 import uvloop
+import yaml
+from PIL import Image, ImageDraw
 
 from benchmarks import checkpoint, http_stack, report, rounds
-from benchmarks.http_stack import Side, cell_name, front
+from benchmarks.http_stack import Side, Work, cell_name, front
 from benchmarks.processes import free_port, interrupt_on_sigterm
+from benchmarks.readers import SCRAPE, Collector, Scraper, collecting
 from benchmarks.rounds import Spread
+from serving import catalog
 
 NAME = "observed"
 SIDES = ("with", "without")
-# Requests in a burst, by concurrency: short ones, so that more pairs meet the same machine.
-COUNTS = {16: 96, 64: 256}
 TARGET = 0.98  # of the rate without
-SCRAPE = 5.0  # as in deploy/prometheus; most scrape every 15 or 30
 RATIO = 0.01
-_OPENMETRICS = {"accept": "application/openmetrics-text;version=1.0.0"}
+SIZE = 160  # pixels a side: the four tiles of the shipped model
 
 
-@dataclass
-class Scraper:
-    """Reads `/metrics` as Prometheus would; milliseconds and bytes of each time."""
+@dataclass(frozen=True)
+class Engine:
+    """A model as the catalogue has it, what is asked of it, and requests in a burst by concurrency.
 
-    url: str
-    milliseconds: list[float] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    left: float = SCRAPE  # seconds of load until the next
-    client: httpx.Client = field(
-        default_factory=lambda: httpx.Client(headers=_OPENMETRICS, trust_env=False, timeout=30)
-    )
+    Bursts are of a second or two, so that more pairs meet the same machine.
+    """
 
-    async def during(self, burst: Awaitable[Any]) -> Any:
-        """What the burst finds, scraped when it is time: not while the other side is loaded."""
-        scraping = asyncio.create_task(self._run())
-        try:
-            return await burst
-        finally:
-            scraping.cancel()
-            with suppress(asyncio.CancelledError):
-                await scraping
+    name: str
+    entry: Mapping[str, Any]
+    work: Work
+    counts: Mapping[int, int]
 
-    async def _run(self) -> None:
-        while True:
-            began = time.perf_counter()
-            try:
-                await asyncio.sleep(self.left)
-            finally:
-                self.left = max(0.0, self.left - (time.perf_counter() - began))
-            await asyncio.to_thread(self._scrape)
-            self.left = SCRAPE
-
-    def _scrape(self) -> None:
-        began = time.perf_counter()
-        text = self.client.get(self.url).raise_for_status().content
-        self.milliseconds.append(1000 * (time.perf_counter() - began))
-        self.sizes.append(len(text))
-
-
-class Collector(BaseHTTPRequestHandler):
-    """Takes spans and forgets them."""
-
-    taken = 0
-
-    def do_POST(self) -> None:
-        """One batch."""
-        Collector.taken += len(self.rfile.read(int(self.headers["content-length"])))
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *args: Any) -> None:
-        """Says nothing."""
+    def sides(
+        self, stack: ExitStack, folder: Path, metrics: int, collector: str
+    ) -> dict[str, Side]:
+        """It twice, `with` its metrics on that port and its traces to that collector."""
+        told = {
+            "with": {
+                "METRICS_PORT": str(metrics),
+                "TRACES_ENDPOINT": collector,
+                "TRACES_RATIO": str(RATIO),
+                "LOG_FORMAT": "json",
+            },
+            "without": {"METRICS_PORT": "0", "LOG_LEVEL": "warning"},
+        }
+        silent = {"disable_log_stats": True, "enable_mm_processor_stats": False}
+        entries = {
+            "with": self.entry,
+            "without": {**self.entry, "engine": {**self.entry["engine"], **silent}},
+        }
+        return {
+            side: http_stack.serving(
+                stack, folder, entries[side], f"{self.name}-{side}", told[side], self.work
+            )
+            for side in SIDES
+        }
 
 
 def main() -> None:
     """The command."""
     options = _options()
-    settings = {
-        "engine": http_stack.ENGINE,
-        "threads": 1,
-        "output_tokens": http_stack.TOKENS,
-        "requests_per_burst": {c: _count(c, options.quick) for c in COUNTS},
-        "seconds_between_scrapes": SCRAPE,
-        "traces_ratio": RATIO,
-    }
-    head = report.start(NAME, settings, options.quick, options.note)
-    interrupt_on_sigterm()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        checkpoint.tiny(folder / "model")
-        metrics = free_port()
-        everything = {
-            "METRICS_PORT": str(metrics),
-            "TRACES_ENDPOINT": stack.enter_context(_collecting()),
-            "TRACES_RATIO": str(RATIO),
-            "LOG_FORMAT": "json",
-        }
-        nothing = {"METRICS_PORT": "0", "LOG_LEVEL": "warning"}
-        silent = {"disable_log_stats": True}
-        sides = {
-            "with": http_stack.serving(stack, folder, "with", settings=everything),
-            "without": http_stack.serving(
-                stack, folder, "without", settings=nothing, engine=silent
-            ),
-        }
-        scraper = Scraper(f"http://127.0.0.1:{metrics}/metrics")
-        seen = uvloop.run(_rounds(sides, scraper, options))
-    _report(head, seen, scraper)
+        engines = _engines(folder)
+        head = report.start(NAME, _settings(engines), options.quick, options.note)
+        interrupt_on_sigterm()
+        collector = stack.enter_context(collecting())
+        cells = []
+        scrapers = []
+        for engine in engines:
+            metrics = free_port()
+            sides = engine.sides(stack, folder, metrics, collector)
+            scrapers.append(Scraper(f"http://127.0.0.1:{metrics}/metrics"))
+            cells += [
+                Cell(engine.name, sides, scrapers[-1], stream, concurrency, count)
+                for stream in (True, False)
+                for concurrency, count in engine.counts.items()
+            ]
+        seen = uvloop.run(_rounds(cells, options.rounds))
+    _report(head, seen, scrapers)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=24)
-    parser.add_argument("--quick", action="store_true", help="six rounds, a quarter of the load")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--quick", action="store_true", help="six rounds")
     parser.add_argument("--note", default="")
     options = parser.parse_args()
     if options.quick:
@@ -145,56 +117,101 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _count(concurrency: int, quick: bool) -> int:
-    return max(concurrency, COUNTS[concurrency] // 4) if quick else COUNTS[concurrency]
+def _engines(folder: Path) -> tuple[Engine, Engine]:
+    checkpoint.tiny(folder / "model")
+    (shipped,) = yaml.safe_load(catalog.DEFAULT.read_text())["models"].values()
+    shipped["checkpoint"] = str(checkpoint.SHIPPED)
+    return (
+        Engine("tiny", http_stack.tiny(folder), Work(http_stack.conversation), {16: 48, 64: 128}),
+        Engine("shipped", shipped, Work(pictured, fewest=1), {32: 64}),
+    )
 
 
-@contextmanager
-def _collecting() -> Iterator[str]:
-    """The URL of a collector."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/v1/traces"
-        server.shutdown()
+def _settings(engines: Iterable[Engine]) -> dict[str, Any]:
+    return {
+        "engines": {each.name: each.entry["engine"] for each in engines},
+        "requests_per_burst": {each.name: each.counts for each in engines},
+        "threads": 1,
+        "output_tokens": http_stack.TOKENS,
+        "seconds_between_scrapes": SCRAPE,
+        "traces_ratio": RATIO,
+    }
 
 
-async def _rounds(
-    sides: dict[str, Side], scraper: Scraper, options: argparse.Namespace
-) -> list[dict[str, Any]]:
+def pictured(seed: int) -> list[dict[str, Any]]:
+    """A question about a picture that differs for every seed."""
+    place = random.Random(seed)
+    picture = Image.new("RGB", (SIZE, SIZE), "white")
+    left, top = place.uniform(0, SIZE / 2), place.uniform(0, SIZE / 2)
+    colour = place.choice(("red", "green", "blue", "yellow", "purple", "black"))
+    ImageDraw.Draw(picture).ellipse((left, top, left + SIZE / 2, top + SIZE / 2), fill=colour)
+    picture.putpixel((place.randrange(SIZE), place.randrange(SIZE)), tuple(place.randbytes(3)))
+    file = BytesIO()
+    picture.save(file, "PNG")
+    url = f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
+    shown = {"type": "image_url", "image_url": {"url": url}}
+    return [{"role": "user", "content": [{"type": "text", "text": "Describe the picture."}, shown]}]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A kind of burst, on both sides of an engine."""
+
+    engine: str
+    sides: Mapping[str, Side]
+    scraper: Scraper
+    stream: bool
+    concurrency: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        """As in the result file."""
+        return f"{self.engine}/{cell_name(self.stream, self.concurrency)}"
+
+    async def burst(self, side: str, index: int) -> Any:
+        """What `http_stack.burst` finds; while it runs, who counts is scraped."""
+        index = 2 * index + self.stream  # what a stream has asked is not asked again
+        burst = http_stack.burst(self.sides[side], self.stream, self.concurrency, self.count, index)
+        return await (self.scraper.during(burst) if side == "with" else burst)
+
+
+async def _rounds(cells: Sequence[Cell], count: int) -> list[dict[str, Any]]:
     """A figure of each burst: both sides in turn, so that a pair meets the same machine."""
-    cells = [(stream, c) for stream in (True, False) for c in COUNTS]
     shuffle = random.Random(0).sample
-    for side in sides.values():  # warm up
-        for stream, concurrency in cells:
-            await http_stack.burst(side, stream, concurrency, concurrency, 1)
+    for cell in cells:  # warm up
+        for side in SIDES:
+            await cell.burst(side, 1)
     seen = []
-    for index, order in enumerate(rounds.orders(SIDES, options.rounds), 1):
-        figures: dict[str, Any] = {}
-        for stream, concurrency in shuffle(cells, len(cells)):
-            count = _count(concurrency, options.quick)
-            cell = figures[cell_name(stream, concurrency)] = {}
-            for name in order:
-                burst = http_stack.burst(sides[name], stream, concurrency, count, index)
-                cell[name] = await (scraper.during(burst) if name == "with" else burst)
-        print(index, json.dumps(figures), flush=True)
+    for index, order in enumerate(rounds.orders(SIDES, count), 2):
+        figures = {
+            cell.name: {side: await cell.burst(side, index) for side in order}
+            for cell in shuffle(cells, len(cells))
+        }
+        print(index - 1, json.dumps(figures), flush=True)
         seen.append(figures)
     return seen
 
 
-def _report(head: dict[str, Any], seen: list[dict[str, Any]], scraper: Scraper) -> None:
-    rows, summary = [], {}
-    for name in seen[0]:
-        bursts = [figures[name] for figures in seen]
-        row, summary[name] = _compared(bursts)
-        kind, concurrency = name.split("/")
-        rows.append({"": f"{kind}, {concurrency}", **row})
-    whole = [{side: _mean_of(figures, side) for side in SIDES} for figures in seen]
-    summary["all"] = {"rate ratio": _ratio(whole).json()}
-    milliseconds, sizes = Spread.of(scraper.milliseconds), Spread.of(scraper.sizes)
+def _report(head: dict[str, Any], seen: list[dict[str, Any]], scrapers: Sequence[Scraper]) -> None:
+    rows, summary, remarks = [], {}, []
+    for name in sorted(seen[0]):
+        row, summary[name] = _compared([figures[name] for figures in seen])
+        engine, kind, concurrency = name.split("/")
+        rows.append({"": f"{engine}, {kind}, {concurrency}", **row})
+    for engine in dict.fromkeys(name.split("/")[0] for name in sorted(seen[0])):
+        rate, cpu = (_ratio(_together(seen, engine, figure)) for figure in (_rate, _cpu))
+        summary[engine] = {"rate ratio": rate.json(), "cpu ratio": cpu.json()}
+        remarks.append(
+            f"{engine}, all kinds together, by their geometric mean: rate {rate.text(3)}, "
+            f"CPU {cpu.text(3)}."
+        )
+    milliseconds = Spread.of([each for scraper in scrapers for each in scraper.milliseconds])
+    sizes = Spread.of([each for scraper in scrapers for each in scraper.sizes])
     summary["scrape"] = {"ms": milliseconds.json(), "bytes": sizes.json()}
     remarks = [
         "Ratios are medians of pairs, with the bounds of their 95 % confidence.",
-        f"All kinds together, by the geometric mean of their rates: {_ratio(whole).text(3)}.",
+        *remarks,
         f"A scrape of all, vLLM's and Ray Serve's included, under this load: "
         f"{milliseconds.text(0)} ms, {sizes.high / 1e3:.0f} kB.",
         f"Spans sent: {Collector.taken / 1e3:.0f} kB.",
@@ -204,9 +221,10 @@ def _report(head: dict[str, Any], seen: list[dict[str, Any]], scraper: Scraper) 
 
 def _compared(bursts: list[dict[str, Any]]) -> tuple[dict[str, str], dict[str, Any]]:
     """One kind of burst over the rounds: for people and for files."""
-    rates = [{side: burst[side]["requests_per_second"] for side in SIDES} for burst in bursts]
-    cpu = [{side: sum(burst[side]["cpu_ms"].values()) for side in SIDES} for burst in bursts]
-    fronts = [{side: front(burst[side]["cpu_ms"]) for side in SIDES} for burst in bursts]
+    rates, cpu, fronts = (
+        [{side: figure(burst[side]) for side in SIDES} for burst in bursts]
+        for figure in (_rate, _cpu, lambda burst: front(burst["cpu_ms"]))
+    )
 
     def both(figures: list[dict[str, float]], digits: int) -> str:
         return " / ".join(f"{rounds.each(figures, side).median:.{digits}f}" for side in SIDES)
@@ -228,8 +246,28 @@ def _ratio(figures: list[dict[str, float]]) -> Spread:
     return Spread.confident([each["with"] / each["without"] for each in figures])
 
 
-def _mean_of(figures: dict[str, Any], side: str) -> float:
-    return geometric_mean(cell[side]["requests_per_second"] for cell in figures.values())
+def _together(
+    seen: list[dict[str, Any]], engine: str, figure: Callable[[dict[str, Any]], float]
+) -> list[dict[str, float]]:
+    """The mean of a figure over an engine's kinds of bursts, in each round."""
+    return [
+        {
+            side: geometric_mean(
+                figure(cell[side]) for name, cell in figures.items() if name.startswith(engine)
+            )
+            for side in SIDES
+        }
+        for figures in seen
+    ]
+
+
+def _rate(burst: dict[str, Any]) -> float:
+    return float(burst["requests_per_second"])
+
+
+def _cpu(burst: dict[str, Any]) -> float:
+    """Of all processes, in milliseconds a request."""
+    return float(sum(burst["cpu_ms"].values()))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _used(process: int) -> float:
+    """CPU seconds, to the nanosecond: /proc tells them in hundredths.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    return time.clock_gettime(~process << 3 | 2)  # as clock_getcpuclockid(3) makes it on Linux
+
+
 def interrupt_on_sigterm() -> None:
     """Let SIGTERM, too, leave the blocks of the servers and so end them."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -80,14 +89,14 @@ class Server:
             time.sleep(0.5)
 
     def cpu(self, part: Callable[[str], str]) -> dict[str, float]:
-        """CPU seconds used so far, in ticks of 10 ms, by part; `part` names a command line's."""
+        """CPU seconds used so far, by part; `part` names a command line's."""
         spent: dict[str, float] = defaultdict(float)
         for process in self._tree():
             try:
-                times, line = process.cpu_times(), " ".join(process.cmdline())
-            except psutil.NoSuchProcess:
+                used, line = _used(process.pid), " ".join(process.cmdline())
+            except (psutil.NoSuchProcess, OSError):
                 continue
-            spent[part(line)] += times.user + times.system
+            spent[part(line)] += used
         return dict(spent)
 
     def used_since(

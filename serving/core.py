@@ -113,7 +113,7 @@ class Generation:
     adapter: Adapter | None = None
     salt: str = ""  # prompts are cached for requests with the same salt only
     priority: int = 0  # at the engine: lower first
-    traceparent: str = ""  # W3C's, of the span that the engine's are below
+    traceparent: str = ""  # W3C's, of the span that the engine's are below; sampled, or none
 
     @property
     def images(self) -> tuple[Image, ...]:

@@ -52,8 +52,14 @@ def _variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
         # What Ray does ten times a second whether anything happens or not, twice.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
         "RAY_raylet_report_resources_period_milliseconds": "500",
-        # Ray gives up on its raylet after 30 s, which a busy machine exceeds.
+        # Ray's monitor would look for log files and send new lines to whoever listens, up to a
+        # hundred times a second: nobody does, the files are there to be read.
+        "RAY_LOG_MONITOR_NUM_LINES_TO_READ": "0",
+        "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+        # Ray gives up on its raylet after 30 s, which a busy machine exceeds, and on HAProxy's
+        # process after 5.
         "RAY_raylet_start_wait_time_s": "120",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # The engine core runs the model itself instead of starting yet another process for it.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # On CPU: more threads than cores make all of them wait for each other.

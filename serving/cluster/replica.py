@@ -36,6 +36,8 @@ APPLICATION = "workers-ai"
 _MAX_ONGOING = 1_000_000
 _WATCH = 0.1  # seconds
 
+_log = logging.getLogger("serving.cluster")
+
 
 class Replica:
     """Serves the catalogue's one model to the accounts of the database."""
@@ -102,6 +104,7 @@ class Replica:
             except ServingError:
                 await asyncio.sleep(_WATCH)
                 if self._watched:
+                    _log.error("the engine has died, and so does this replica")
                     os._exit(1)
 
     async def check_health(self) -> None:

@@ -130,7 +130,8 @@ def _summary(shown: View) -> RenderableType:
         "requests/s": ended,
         "tokens/s": f"in {_short(traffic.prompt_tokens)} ({traffic.cached:.0%} cached), "
         f"out {_short(traffic.completion_tokens)}",
-        "pictures/s": f"{traffic.images:.1f} ({traffic.images_cached:.0%} cut before)",
+        "pictures/s": f"{traffic.images:.1f}"
+        + (f" ({traffic.images_cached:.0%} cut before)" if traffic.images else ""),
         "dollars/h": f"{traffic.dollars:.4f}",
     }
     if traffic.refusals:
@@ -180,7 +181,8 @@ def _firing(firing: list[Alert] | str) -> RenderableType:
     for each in firing:
         style = _STYLES.get(each.severity, "")
         table.add_row(Text(each.name, style), each.severity, each.state, each.summary)
-    return table
+    runbooks = dict.fromkeys(each.runbook for each in firing if each.runbook)
+    return Group(table, *(Text(runbook, "dim") for runbook in runbooks))
 
 
 def _table(first: str, *others: str) -> Table:

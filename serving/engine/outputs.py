@@ -6,11 +6,14 @@ samples, adapters. That is a sixth of what its front end does for a token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
-from vllm.v1.engine import EngineCoreRequest, FinishReason, output_processor
+from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason, output_processor
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.parallel_sampling import ParentRequest
+from vllm.v1.metrics.stats import IterationStats
 
 
 class Output(RequestOutput):
@@ -42,6 +45,7 @@ class State(output_processor.RequestState):
     """vLLM's record of a request in its front end: one sample, without log probabilities."""
 
     sent_tokens_offset: int
+    trace_headers: Mapping[str, str] | None
 
     def make_request_output(
         self,
@@ -76,7 +80,46 @@ class _Processor(output_processor.OutputProcessor):
         queue: output_processor.RequestOutputCollector | None = None,
     ) -> None:
         super().add_request(request, prompt, parent_req, request_index, queue)
-        self.request_states[request.request_id].__class__ = State
+        state = self.request_states[request.request_id]
+        state.__class__ = State
+        # Stays here: the engine would send it back with each token.
+        state.trace_headers, request.trace_headers = request.trace_headers, None
+
+    def do_tracing(
+        self,
+        engine_core_output: EngineCoreOutput,
+        req_state: output_processor.RequestState,
+        iteration_stats: IterationStats | None,
+    ) -> None:
+        assert isinstance(req_state, State)
+        if req_state.trace_headers:
+            engine_core_output.trace_headers = req_state.trace_headers
+            super().do_tracing(engine_core_output, req_state, iteration_stats)
+
+    def _update_stats_from_output(
+        self,
+        req_state: output_processor.RequestState,
+        engine_core_output: EngineCoreOutput,
+        engine_core_timestamp: float | None,
+        iteration_stats: IterationStats | None,
+    ) -> None:
+        """See `OutputProcessor`; of a token in the midst of an answer there is little to say."""
+        if iteration_stats is None:
+            return
+        output = engine_core_output
+        if req_state.is_prefilling or output.events is not None or output.num_nans_in_logits:
+            super()._update_stats_from_output(
+                req_state, output, engine_core_timestamp, iteration_stats
+            )
+            return
+        stats, count = req_state.stats, len(output.new_token_ids)
+        assert stats is not None
+        assert engine_core_timestamp is not None
+        iteration_stats.num_generation_tokens += count
+        stats.num_generation_tokens += count
+        gap = engine_core_timestamp - stats.last_token_ts
+        iteration_stats.inter_token_latencies_iter.append(gap)
+        stats.last_token_ts = engine_core_timestamp
 
 
 def use(llm: AsyncLLM) -> None:

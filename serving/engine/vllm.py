@@ -77,8 +77,9 @@ class VllmEngine:
         self._model = model
         self._prompts = Ahead(Prompter.load(model.checkpoint))
         arguments = _engine_args(model, traces_endpoint)
-        # Any in the list would count, whatever `disable_log_stats` says.
+        # Any in the list counts, whatever that says: it adds a log that nobody here would write.
         loggers = [] if arguments.disable_log_stats else [Stats]
+        arguments.disable_log_stats = True
         self._llm = _Llm.from_engine_args(arguments, stat_loggers=loggers)
         self._llm.spent = {}
         outputs.use(self._llm)

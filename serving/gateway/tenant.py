@@ -125,7 +125,7 @@ class Tenant:
             generation,
             salt=self._caller.salt,
             priority=priority,
-            traceparent=trace.traceparent if trace else "",
+            traceparent=trace.traceparent if trace and trace.sampled else "",
         )
 
     async def count(self, generation: Generation) -> int:

@@ -15,8 +15,8 @@ from itertools import groupby
 
 import httpx
 
-PERIOD = 30.0
-"""Seconds between two questions, at least; Ray's processes report to the agent every 10."""
+PERIOD = 60.0
+"""Seconds between two questions, at least."""
 _STALE = 3 * PERIOD
 _MOST = 200_000  # bytes
 _TIMEOUT = 10.0

@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import struct
+import threading
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
@@ -66,6 +67,7 @@ class Shelf:
         values.ValueClass = _value_class(self.place)
         self._registry = CollectorRegistry()
         self._made = {metric: self._make(metric) for metric in METRICS}
+        self._children: dict[tuple[Metric, tuple[str, ...]], Any] = {}
         self._exemplars = Exemplars(Place(folder, self.place, True).exemplars)
         self.counter(STARTS).inc()
         self.gauge(UP).set(1)
@@ -83,9 +85,11 @@ class Shelf:
     def observe(self, metric: Metric, value: float, *labels: str, trace: str = "") -> None:
         """Count a value in a histogram; `trace` is the id of one that shows how it came about."""
         histogram: Histogram = self._child(metric, labels)
-        histogram.observe(value)
+        index = bisect_left(metric.buckets, value)
+        histogram._buckets[index].inc(1)
+        histogram._sum.inc(value)
         if trace:
-            edge = (*metric.buckets, inf)[bisect_left(metric.buckets, value)]
+            edge = (*metric.buckets, inf)[index]
             le = floatToGoString(edge)  # type: ignore[no-untyped-call]
             named = dict(zip(metric.labels, labels, strict=True)) | {"le": le}
             self._exemplars.note(Kept(f"{metric.name}_bucket", named, trace, value, time.time()))
@@ -103,8 +107,11 @@ class Shelf:
         self._exemplars.write()
 
     def _child(self, metric: Metric, labels: tuple[str, ...]) -> Any:
-        made = self._made[metric]
-        return made.labels(*labels) if labels else made
+        child = self._children.get((metric, labels))
+        if child is None:
+            made = self._made[metric]
+            child = self._children[metric, labels] = made.labels(*labels) if labels else made
+        return child
 
     def close(self) -> None:
         """Let go of the place, with everything counted."""
@@ -160,11 +167,14 @@ def _value_class(place: str) -> type[Any]:
     At each step of its engine vLLM sets all gauges anew and adds nothing to most counters.
     """
     kept: Any = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
+    adding = threading.Lock()
 
     class Changing(kept):  # type: ignore[misc]
         def inc(self, amount: float) -> None:
             if amount:
-                super().inc(amount)
+                with adding:  # and no look at the process id, which is our place's name
+                    self._value += amount
+                    self._file.write_value(self._key, self._value, 0.0)
 
         def set(self, value: float, timestamp: float | None = None) -> None:
             if value != self._value:

@@ -73,12 +73,13 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One that fires, or is about to."""
+    """One that fires, or is about to; `runbook` says what to do."""
 
     name: str
     severity: str
     state: str
     summary: str
+    runbook: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ def alerts(answer: Mapping[str, Any]) -> list[Alert]:
             each["labels"].get("severity", ""),
             each["state"],
             each["annotations"].get("summary", ""),
+            each["annotations"].get("runbook", ""),
         )
         for each in answer["data"]["alerts"]
     ]

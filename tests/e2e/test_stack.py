@@ -292,6 +292,9 @@ def test_a_killed_engine_is_replaced(up):
     replica.wait(60)
     _until_answered(up)
     assert up.find("EngineCore").pid != engine.pid
+    logs = Path(up.said.split("log files are in ")[1].splitlines()[0])
+    (said,) = logs.glob(f"worker-*-{replica.pid}.out")
+    assert "the engine has died" in said.read_text()
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from serving.protocol.calls import Growing
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUEUE = 12
+LATE = 0.2  # seconds, more than vLLM's gauges are while it works
 WINDOW = next(iter(Catalog.read().models.values())).context_window
 ENCODED: list[tuple[str, float]] = []  # requests, and how long the vision encoder took for them
 
@@ -81,6 +82,7 @@ async def running() -> int:
 
 
 async def until_idle(engine, seconds: float = 5.0) -> None:
+    await asyncio.sleep(LATE)
     async with asyncio.timeout(seconds):
         # The gauges follow the scheduler's steps: one small request makes it report.
         while await running():
@@ -122,6 +124,18 @@ async def test_vllm_counts_each_time_between_tokens(engine):
     assert counted(f"{name}_bucket", le="+Inf") == counted(f"{name}_count")
     decode = sum(last.stages.decode for last in lasts)
     assert counted(f"{name}_sum") - before[f"{name}_sum"] == pytest.approx(decode)
+
+
+async def test_requests_that_end_together_are_all_in_vllms_histograms(engine):
+    name = "vllm:request_generation_tokens"
+    ends = (f"{name}_count", f"{name}_sum")
+    await until_idle(engine)
+    before = [counted(end) for end in ends]
+    asked = [asking("Hello", max_tokens=tokens) for tokens in (3, 3, 4)]
+    answers = await asyncio.gather(*(answer(engine, each) for each in asked))
+    used = [deltas[-1].usage.completion_tokens for deltas in answers]
+    assert [counted(end) - had for end, had in zip(ends, before, strict=True)] == [3, sum(used)]
+    assert counted(f"{name}_bucket", le="+Inf") == counted(f"{name}_count")
 
 
 async def test_the_encoders_time_is_told_once_of_each_request_it_worked_for(engine):
@@ -474,6 +488,7 @@ async def test_closing_a_stream_aborts_in_the_engine(engine):
     """What the gateway does when the client leaves between two tokens."""
     stream = engine.generate(endless(True))
     await anext(stream)
+    await asyncio.sleep(LATE)
     assert await running() == 1
     await stream.aclose()
     await until_idle(engine)

@@ -99,7 +99,7 @@ groups:
       - alert: SomethingIsWrong
         expr: vector(1)
         labels: {severity: page}
-        annotations: {summary: look at it}
+        annotations: {summary: look at it, runbook: deploy/runbooks/X.md}
 """
     config = "global: {evaluation_interval: 200ms}\nrule_files: [rules.yaml]\n"
     try:
@@ -112,6 +112,7 @@ groups:
         pytest.skip(str(missing))
     (line,) = [line for line in frame.splitlines() if "SomethingIsWrong" in line]
     assert line.split() == ["SomethingIsWrong", "page", "firing", "look", "at", "it"]
+    assert "deploy/runbooks/X.md" in frame.splitlines()
 
 
 def test_pictures_that_were_cut_before_are_a_part_of_all() -> None:

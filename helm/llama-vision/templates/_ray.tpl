@@ -9,6 +9,9 @@
 - {name: RAY_SERVE_HAPROXY_RETRY_ON, value: conn-failure 503}
 # Ray runs its workers at nice 15: the replica would yield to its own engine.
 - {name: RAY_worker_niceness, value: "0"}
+# Ray's monitor would send each line of a log to whoever listens: nobody does, files are read.
+- {name: RAY_LOG_MONITOR_NUM_LINES_TO_READ, value: "0"}
+- {name: RAY_LOG_MONITOR_MANY_FILES_THRESHOLD, value: "0"}
 # Sessions go to one replica, outages are told as errors of the API: Ray's
 # `worker_process_setup_hook`, for all processes.
 - {name: __RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR, value: serving.cluster.hook.in_pods}
