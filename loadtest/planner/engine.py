@@ -11,6 +11,7 @@ nothing is preempted; the gaps within a stretch are its mean.
 
 from __future__ import annotations
 
+from collections import Counter
 from heapq import heappop, heappush
 from math import ceil, sqrt
 
@@ -18,6 +19,7 @@ from loadtest.planner.cache import Cache
 from loadtest.planner.fair import FairQueue
 from loadtest.planner.host import Host
 from loadtest.planner.model import Costs, Limits, Work
+from loadtest.planner.prompts import Prompts
 from loadtest.planner.requests import Request
 from loadtest.planner.tiles import computed
 
@@ -53,7 +55,8 @@ class Engine:
         self.arrived = [0.0, 0.0, 0.0]  # tokens to prefill, to generate; tiles
         self._rows: list[tuple[int, int, Request]] = []  # heap, by the step of the last token
         self._context = self._cross = 0.0
-        self._prefilling: list[Request] = []
+        self._prompts = Prompts(limits)
+        self._there: Counter[str] = Counter()  # admitted requests of each tenant
         self._steps = 0
         self._began = 0.0
         self._stretch = 0  # steps in it; 0 of an idle engine
@@ -79,7 +82,7 @@ class Engine:
         self.waiting.push(request.tenant, request, cost)
         if self._stretch == 0:
             self.plan(now)
-        elif not self._prefilling and self._fits(self.waiting.peek()):
+        elif not self._prompts.count and self._fits(self.waiting.peek()):
             self._cut(now)
 
     def advance(self) -> list[Request]:
@@ -98,17 +101,17 @@ class Engine:
         if rows and self._timed:
             self._ends.append((count, (now - self._began) / count * 1e6))
         finished = self._finished() if rows else []
-        if self._prefilling:
+        if self._prompts.count:
             finished += self._prefilled(now)
         return finished
 
     def lose(self) -> list[Request]:
         """The replica dies; whoever was there is lost."""
-        lost = [request for _, _, request in self._rows] + self._prefilling
+        lost = [request for _, _, request in self._rows] + self._prompts.lose()
         while self.waiting.count:
             lost.append(self.waiting.pop())
         self.until, self.version, self.ongoing = float("inf"), self.version + 1, 0
-        self._rows, self._prefilling, self._stretch = [], [], 0
+        self._rows, self._stretch = [], 0
         self._tell()
         return lost
 
@@ -132,6 +135,7 @@ class Engine:
     def _leave(self, request: Request) -> None:
         self.kv -= request.kv
         self.ongoing -= 1
+        self._there[request.tenant] -= 1
         if request.talk is not None and self.limits.prefixes:
             self._remember((request.talk,), request.prompt + request.output)
 
@@ -142,11 +146,8 @@ class Engine:
         work.prefill += mixed.prefill
         work.attention += mixed.attention
         work.tiles += mixed.tiles
-        finished, going = [], []
-        for request in self._prefilling:
-            if request.left > 0:
-                going.append(request)
-                continue
+        finished = []
+        for request in self._prompts.ended():
             request.first = now
             if request.output > 1:
                 self._order += 1
@@ -158,7 +159,6 @@ class Engine:
             else:
                 self._leave(request)
                 finished.append(request)
-        self._prefilling = going
         return finished
 
     def plan(self, now: float) -> None:
@@ -169,9 +169,11 @@ class Engine:
             self._admit()
         if len(self._ends) > _KEPT:
             self._forget()
-        if self._prefilling:
+        if self._prompts.count:
             self._stretch = 1
-            self.until = now + self.costs.seconds(self._chunks())
+            self._mixed = work = Work(len(self._rows), self._context, self._cross)
+            self._prompts.read(work, alone=self.ongoing == 1)
+            self.until = now + self.costs.seconds(work)
         elif self._rows:
             self._stretch = self._rows[0][0] - self._steps
             self.until = now + self._decoding(self._stretch)
@@ -218,7 +220,7 @@ class Engine:
             self.version += 1
 
     def _fits(self, request: Request) -> bool:
-        if len(self._rows) + len(self._prefilling) >= self.limits.seqs:
+        if len(self._rows) + self._prompts.count >= self.limits.seqs:
             return False
         return self.kv + self._reserved(request) <= self.limits.kv or self.kv == 0
 
@@ -230,7 +232,7 @@ class Engine:
         while waiting.count:
             request = waiting.peek()
             if not self._fits(request):
-                seats = len(self._rows) + len(self._prefilling) >= self.limits.seqs
+                seats = len(self._rows) + self._prompts.count >= self.limits.seqs
                 self.seat_bound += seats
                 self.kv_bound += not seats
                 return
@@ -238,7 +240,9 @@ class Engine:
             request.kv = self._reserved(request)
             self.kv += request.kv
             self._look_up(request)
-            self._prefilling.append(request)
+            self._there[request.tenant] += 1
+            request.standing = self._there[request.tenant] / request.weight
+            self._prompts.add(request)
 
     def _look_up(self, request: Request) -> None:
         """What of it is cached."""
@@ -269,26 +273,6 @@ class Engine:
         room = self.limits.kv - self.kv
         for key in prefix:
             self._cache.put(key, tokens / len(prefix), room)
-
-    def _chunks(self) -> Work:
-        """The work of a step that prefills: decodes go first, prompts share the rest."""
-        rows = len(self._rows)
-        budget = max(1, self.limits.budget - rows)
-        work = Work(rows, self._context, self._cross)
-        for request in self._prefilling:
-            if budget <= 0:
-                break
-            taken = min(request.left, budget)
-            budget -= taken
-            before = request.prompt - request.left
-            work.prefill += taken
-            work.attention += taken * (before + taken / 2)
-            work.tiles += request.encode
-            request.encode = 0
-            request.left -= taken
-            work.prompts += request.left == 0
-        self._mixed = work
-        return work
 
     def _forget(self) -> None:
         oldest = min((r.begun for _, _, r in self._rows), default=self._forgotten + len(self._ends))

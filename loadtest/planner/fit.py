@@ -47,17 +47,19 @@ class Equations:
         self.block: list[int] = []
         self.kind: list[tuple[str, bool]] = []  # ttft or decode; with images or without
 
-    def add(self, seen: Steps, costs: Costs) -> None:
-        """The equations of one run; of `costs`, what is spent before the engine."""
+    def add(self, seen: Steps, costs: Costs, beside: int) -> None:
+        """The equations of one run; of `costs`, what is spent before the engine. `beside`: of
+        prompts in a step, with its rows."""
         run = (self.block[-1] + 1) if self.block else 0
         came = seen.came(costs)
+        read = seen.prefilled(came, beside)
         for i in range(seen.count):
             place = run + i * _BLOCKS // seen.count, bool(seen.tiles[i])
-            row, waited = _waiting(seen, came, i)
+            row, waited = _waiting(seen, read, came, i)
             if seen.timed or row[_COLUMN["request"]]:
                 self._add("ttft", place, row, waited)
             if seen.streamed[i]:
-                self._add("decode", place, *_decoding(seen, i))
+                self._add("decode", place, *_decoding(seen, read, i))
 
     def _add(self, kind: str, place: tuple[int, bool], row: Array, seconds: float) -> None:
         if seconds > 0:
@@ -68,10 +70,10 @@ class Equations:
             self.kind.append((kind, images))
 
 
-def _waiting(seen: Steps, came: Array, i: int) -> tuple[Array, float]:
+def _waiting(seen: Steps, read: Array, came: Array, i: int) -> tuple[Array, float]:
     """Of the time to the first token."""
     begin, idle = _boundary(seen, came, i)
-    row, steps = _between(seen, begin, seen.first[i])
+    row, steps = _between(seen, read, begin, seen.first[i])
     row[_COLUMN["request"]], row[_COLUMN["cut"]] = idle, idle * seen.tiles[i]
     row[_COLUMN["step"]] = max(1.0, steps)
     return row, float(seen.first[i] - begin)
@@ -88,16 +90,16 @@ def _boundary(seen: Steps, came: Array, i: int) -> tuple[float, float]:
     return max(before, float(came[going].min())), 0.0
 
 
-def _decoding(seen: Steps, i: int) -> tuple[Array, float]:
+def _decoding(seen: Steps, read: Array, i: int) -> tuple[Array, float]:
     begin, end = seen.first[i], seen.last[i]
-    row, _ = _between(seen, begin, end)
+    row, _ = _between(seen, read, begin, end)
     row[_COLUMN["step"]] = seen.sizes[i] - 1
     return row, float(end - begin)
 
 
-def _between(seen: Steps, begin: float, end: float) -> tuple[Array, float]:
+def _between(seen: Steps, read: Array, begin: float, end: float) -> tuple[Array, float]:
     row = np.zeros(len(NAMES))
-    row[_ROWS], row[_PREFILLS], steps = seen.between(begin, end)
+    row[_ROWS], row[_PREFILLS], steps = seen.between(read, begin, end)
     return row, steps
 
 
@@ -160,7 +162,7 @@ def fit(
     for _ in range(_PASSES):
         equations = Equations()
         for each in seen:
-            equations.add(each, _costs(costs))
+            equations.add(each, _costs(costs), limits.beside)
         if len(equations.seconds) < 2 * _LEAST:
             raise UsageError(f"too few answered requests with usage: at least {_LEAST} are needed")
         a, b = np.stack(equations.features), np.array(equations.seconds)

@@ -58,6 +58,7 @@ class Request:
     turn: int = 0
     user: int = -1  # of a closed loop
     cached: int = 0
+    standing: float = 0.0  # among those that the engine reads: less goes first
     left: int = 0  # prompt tokens not yet prefilled
     encode: int = 0  # tiles not yet encoded
     kv: float = 0.0
