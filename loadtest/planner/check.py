@@ -52,8 +52,7 @@ def _again(
     replica: Replica, records: Sequence[Record], tiles_of: Mapping[str, int], replicas: int
 ) -> list[Record]:
     load = Load(of_records(records, tiles_of))
-    # HAProxy goes by how requests begin; of different ones that is about as even as this.
-    setting = Setting(replicas, "least", together=replicas)
+    setting = Setting(replicas, together=replicas)
     return list(Simulation(replica, load, setting).records())
 
 

@@ -19,6 +19,9 @@ from loadtest.traces import Arrival
 from loadtest.workload import Workload
 
 _HASHED = 512  # tokens of one of Mooncake's blocks
+# Tokens that fill the 16 KiB which the router reads of how a conversation begins: whatever comes
+# after them, requests begin alike to it.
+_LONG = 4096
 
 
 Picture = tuple[object, int]
@@ -41,7 +44,8 @@ class Question:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request on its way. What comes below `turn` is the replica's to fill in."""
+    """One request on its way. `like`: by which number the router knows its beginning; `None` if no
+    other begins so. What comes below `user` is the replica's to fill in."""
 
     tenant: str
     due: float
@@ -55,6 +59,7 @@ class Request:
     stream: bool = True
     dialogue: tuple[Question, ...] = ()
     talk: object = None  # the conversation, which is nobody else's
+    like: int | None = None
     turn: int = 0
     user: int = -1  # of a closed loop
     cached: int = 0
@@ -80,6 +85,7 @@ class Request:
             tiles=self.tiles,
             prefix=(self.talk,),
             talk=self.talk,
+            like=self.like,
             shared=history,
             pictures=self.pictures,
             weight=self.weight,
@@ -98,12 +104,15 @@ class Author:
         self._work: Workload = tenant.workload()
         self._plan = random.Random(f"plan {seed}")
         self._tiles = [(i, tiles(size, tile)) for i, size in enumerate(self._work.sizes)]
+        self._names = random.Random(f"names {seed}")
+        self._named: dict[object, int] = {}  # beginnings that are drawn again and again
 
     def begin(self, due: float, user: int = -1) -> Request:
         """The first request of a new dialogue."""
         turns = self._work.turns.draw_count(self._plan, least=1)
         first = self._question(first=True)
         later = [self._question(first=False) for _ in range(turns - 1)]
+        talk = object() if turns > 1 else None
         return Request(
             tenant=self.tenant.name,
             due=due,
@@ -116,7 +125,8 @@ class Author:
             weight=self.tenant.weight,
             stream=self._work.stream,
             dialogue=(first, *later) if later else (),
-            talk=object() if turns > 1 else None,
+            talk=talk,
+            like=self._name(first, talk),
             user=user,
         )
 
@@ -136,6 +146,17 @@ class Author:
         (size, cut), pool = self._plan.choice(self._tiles), self._work.pictures
         which = pool.drawn(self._plan) if pool else None
         return (object() if which is None else (self.tenant.name, size, which)), cut
+
+    def _name(self, first: Question, talk: object) -> int | None:
+        """What of it the router goes by: the first picture, else the conversation's beginning."""
+        beginning: object = None
+        if first.pictures:
+            beginning = first.pictures[0][0]
+        elif first.prefix and first.shared >= _LONG:
+            beginning = first.prefix
+        if isinstance(beginning, tuple):
+            return self._named.setdefault(beginning, self._names.getrandbits(64))
+        return self._names.getrandbits(64) if talk else None
 
     def _prefix(self, first: bool) -> tuple[tuple[object, ...], int]:
         prefixes = self._work.prefixes
@@ -209,6 +230,7 @@ def _replayed(found: list[Arrival], tenant: str) -> Iterator[Request]:
             each.output_tokens,
             prefix=prefix,
             shared=shared * _HASHED,
+            like=hash(prefix[: _LONG // _HASHED]) if shared * _HASHED >= _LONG else None,
         )
 
 

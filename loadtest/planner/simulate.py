@@ -34,7 +34,7 @@ class Setting:
     """
 
     replicas: int = 1
-    router: str = "two"  # or "least"
+    router: str = "affinity"  # or another of `routing`
     ongoing: int = 1 << 62
     policy: Policy | None = None
     failures: tuple[float, ...] = ()
@@ -169,7 +169,7 @@ class Simulation:
 
     def _route(self, request: Request) -> Record | None:
         """Give it to a replica; it waits at the router if nobody may take it, or is refused."""
-        engine = None if self._queue.count else self._fleet.choose()
+        engine = None if self._queue.count else self._fleet.choose(request)
         if engine is None:
             cost = (request.prompt + request.output) / request.weight
             self._queue.push(request.tenant, request, cost)
@@ -186,8 +186,7 @@ class Simulation:
         version = engine.version
         engine.meet(request)
         engine.add(request, self.now)
-        if self.setting.router == "least":
-            self._fleet.changed(engine)
+        self._fleet.changed(engine)
         if engine.version != version:
             self._plan(engine.until, _STRETCH, engine, engine.version)
 
@@ -209,7 +208,7 @@ class Simulation:
 
     def _drain_queue(self) -> None:
         while self._queue.count:
-            engine = self._fleet.choose()
+            engine = self._fleet.choose(self._queue.peek())
             if engine is None:
                 return
             self._give(engine, self._queue.pop())

@@ -62,7 +62,7 @@ def test_m_m_1() -> None:
     assert times(records) == pytest.approx(1 / (1 - 0.5), rel=0.02)
 
 
-@pytest.mark.parametrize("router", ["two", "least"])
+@pytest.mark.parametrize("router", ["two", "least", "affinity"])
 def test_m_m_c_when_the_router_holds_what_nobody_may_take(router: str) -> None:
     servers, rate = 4, 2.8
     setting = Setting(servers, router, ongoing=1, gaps=False)
