@@ -43,7 +43,9 @@ from loadtest.planner.steps import Steps
 from loadtest.records import read
 
 ACCOUNT, TOKEN = "0" * 31 + "1", "accuracy"
-LIMITS = Limits(seqs=32, budget=2048, tile_pixels=80)  # of serving/catalog.yaml and the checkpoint
+LIMITS = Limits(
+    seqs=32, budget=2048, beside=256, tile_pixels=80
+)  # of serving/catalog.yaml and the checkpoint
 TILES = {"vision": 4}
 _LENGTHS = {"prompt_tokens": "lognormal(80, 0.6)", "output_tokens": "lognormal(24, 0.5)"}
 _CHAT = {"name": "chat", **_LENGTHS}
@@ -73,14 +75,16 @@ class Block:
 
 
 BLOCKS = (
-    Block("low", 0.25, fitted=True),
-    Block("middle", 0.4),
-    Block("high", 0.6, fitted=True),
+    Block("25%", 0.25, fitted=True),
+    Block("40%", 0.4),
+    Block("55%", 0.55),
+    Block("60%", 0.6, fitted=True),
     Block("80%", 0.8),
-    Block("pictures", 0.4, "pictures"),
+    Block("pictures, 40%", 0.4, "pictures"),
+    Block("pictures, 55%", 0.55, "pictures"),
     Block("pictures, 80%", 0.8, "pictures"),
-    Block("two", 0.4, replicas=2, fitted=True),
-    Block("two, 60%", 0.6, replicas=2),
+    Block("two, 40%", 0.4, replicas=2, fitted=True),
+    Block("two, 55%", 0.55, replicas=2),
     Block("two, 80%", 0.8, replicas=2),
 )
 
@@ -250,7 +254,7 @@ def _rows(replica: Replica, block: Block, runs: list[list[Record]]) -> Iterator[
 
 def _busy(replica: Replica, block: Block, runs: list[list[Record]]) -> float:
     """The share of the engines' time that they are at work, simulated: the load as they feel it."""
-    setting = Setting(block.replicas, "least", together=block.replicas)
+    setting = Setting(block.replicas, together=block.replicas)
     busy = span = 0.0
     for run in filter(None, runs):
         simulation = Simulation(replica, Load(of_records(run, TILES)), setting)
@@ -267,7 +271,8 @@ def _capacity(rows: list[dict[str, Any]]) -> dict[str, float | None]:
         for row in rows
         if row["requests"] == "all"
         and row["quantity"] == "service_ttft p95"
-        and row["block"] in ("low", "middle", "high", "80%")
+        and row["block"]
+        in {each.name for each in BLOCKS if (each.mix, each.replicas) == ("usual", 1)}
     )
     limit = (curve[-2][1] * curve[-1][1]) ** 0.5
     ours = _crossing([(x, p) for x, _, p in curve], limit)

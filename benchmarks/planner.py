@@ -48,7 +48,7 @@ def main() -> None:
     head = {**vars(given), "machine": machine()}
     replica = profile("h100-bf16")
     begun, wall = time.process_time(), time.perf_counter()
-    setting = Setting(given.replicas, gaps=given.gaps)
+    setting = Setting(given.replicas, "two", gaps=given.gaps)
     simulation = Simulation(replica, of_scenario(scenario), setting)
     series, count = Series.over(duration), 0
     for record in simulation.records():

@@ -76,13 +76,14 @@ class Engine:
     def add(self, request: Request, now: float) -> None:
         """A request is taken in."""
         self.ongoing += 1
-        cost = (request.prompt + request.output + self.limits.tile_kv * request.tiles) / (
-            request.weight
-        )
-        self.waiting.push(request.tenant, request, cost)
-        if self._stretch == 0:
+        cost = self._reserved(request) / request.weight
+        if self._stretch == 0:  # then nobody waits
+            self.waiting.pass_through(request.tenant, cost)
+            self._let_in(request)
             self.plan(now)
-        elif not self._prompts.count and self._fits(self.waiting.peek()):
+            return
+        self.waiting.push(request.tenant, request, cost)
+        if not self._prompts.count and self._fits(self.waiting.peek()):
             self._cut(now)
 
     def advance(self) -> list[Request]:
@@ -237,12 +238,15 @@ class Engine:
                 self.kv_bound += not seats
                 return
             waiting.pop()
-            request.kv = self._reserved(request)
-            self.kv += request.kv
-            self._look_up(request)
-            self._there[request.tenant] += 1
-            request.standing = self._there[request.tenant] / request.weight
-            self._prompts.add(request)
+            self._let_in(request)
+
+    def _let_in(self, request: Request) -> None:
+        request.kv = self._reserved(request)
+        self.kv += request.kv
+        self._look_up(request)
+        self._there[request.tenant] += 1
+        request.standing = self._there[request.tenant] / request.weight
+        self._prompts.add(request)
 
     def _look_up(self, request: Request) -> None:
         """What of it is cached."""

@@ -32,9 +32,9 @@ class Prompts:
 
     def read(self, work: Work, alone: bool) -> None:
         """Plan a step's part, and add it to the `work` of its rows, which go first."""
-        held = self._behind_the_next()
+        held = self._behind_the_next() if self._begun and self._new else []
         self._overtaken = bool(held)
-        first = [each for each in self._begun if each not in held]
+        first = [each for each in self._begun if each not in held] if held else self._begun
         turns = first + self._new
         room = max(1, (self._alone if alone else self._beside) - int(work.rows))
         read = 0
@@ -59,7 +59,7 @@ class Prompts:
         return lost
 
     def _behind_the_next(self) -> list[Request]:
-        if self._overtaken or not self._begun or not self._new:
+        if self._overtaken:
             return []
         first = self._new[0].standing
         return [each for each in self._begun if each.standing > first]
