@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from benchmarks.accuracy import BLOCKS, LIMITS, Block, judged, told
+from benchmarks.accuracy import LIMITS, judged, remarks, table
+from benchmarks.runs import BLOCKS, Block
 from loadtest.core import Record
 from loadtest.planner.requests import Load, Request
 from loadtest.planner.simulate import Setting, Simulation
@@ -35,7 +36,7 @@ def seen(block: Block, turn: int) -> list[Record]:
 
 def test_a_true_model_is_found_to_be_one() -> None:
     runs = {block: [seen(block, turn) for turn in range(2)] for block in BLOCKS}
-    result = {"unsound": [], **judged(runs)}
+    result = {"unsound": [], "closed_loop": [], **judged(runs)}
     assert result["capacity"]["error"] == pytest.approx(0.0, abs=0.1)
     late = {
         row["block"]: row["error"]
@@ -44,4 +45,8 @@ def test_a_true_model_is_found_to_be_one() -> None:
     }
     assert set(late) == {block.name for block in BLOCKS}
     assert max(map(abs, late.values())) < 0.15
-    assert sum("TARGET" in line for line in told(result)) > len(BLOCKS)
+    shown = table(result)
+    assert [row["load"].removesuffix(", fitted") for row in shown] == [each.name for each in BLOCKS]
+    held = {row["load"] for row in shown if row["target of TTFT p95"]}
+    assert held == {"40%", "55%", "pictures, 40%", "pictures, 55%", "two, 55%"}
+    assert "target ±10%" in remarks(result)[0]
