@@ -27,12 +27,13 @@ from benchmarks import report
 from benchmarks.processes import interrupt_on_sigterm
 from benchmarks.runs import BLOCKS, TILES, Block, kept, measure, serving
 from loadtest.core import Record
-from loadtest.planner.check import check, crowding
+from loadtest.planner.check import check
 from loadtest.planner.fit import fit
 from loadtest.planner.model import Limits, Replica
 from loadtest.planner.requests import Load, of_records
 from loadtest.planner.simulate import Setting, Simulation
 from loadtest.planner.steps import Steps
+from loadtest.planner.trial import crowding, noticing
 
 NAME = "accuracy"
 # Of serving/catalog.yaml and the checkpoint.
@@ -62,6 +63,7 @@ def judged(found: dict[Block, list[list[Record]]]) -> dict[str, Any]:
         run for block, runs in found.items() if block.fitted and block.replicas == 1 for run in runs
     ]
     alone = fit(fitted, TILES, "shipped, one thread", LIMITS, 60.0)
+    alone = noticing(alone, fitted, TILES)
     (beside,) = (runs for block, runs in found.items() if block.fitted and block.replicas == 2)
     replica = msgspec.structs.replace(alone, crowding=crowding(alone, together(beside), TILES, 2))
     rows = [row for block, runs in found.items() for row in _rows(replica, block, runs)]

@@ -11,7 +11,7 @@ nothing is preempted; the gaps within a stretch are its mean.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from heapq import heappop, heappush
 from math import ceil, sqrt
 
@@ -24,6 +24,7 @@ from loadtest.planner.requests import Request
 from loadtest.planner.tiles import computed
 
 _KEPT = 4096  # stretches, before old ones are forgotten
+_INSTANT = 1e-9  # seconds
 
 
 class Engine:
@@ -47,6 +48,7 @@ class Engine:
         self.version = 0  # of `until`
         self.ongoing = 0
         self.waiting: FairQueue[Request] = FairQueue()
+        self._unnoticed: deque[tuple[float, Request]] = deque()  # from when it knows of them
         self.done = Work(steps=0)  # all work so far
         self.busy = 0.0
         self.kv_bound = 0  # admissions that had to wait for memory
@@ -56,7 +58,7 @@ class Engine:
         self._rows: list[tuple[int, int, Request]] = []  # heap, by the step of the last token
         self._context = self._cross = 0.0
         self._prompts = Prompts(limits)
-        self._there: Counter[str] = Counter()  # admitted requests of each tenant
+        self._there: Counter[str] = Counter()  # admitted requests of each account
         self._steps = 0
         self._began = 0.0
         self._stretch = 0  # steps in it; 0 of an idle engine
@@ -78,11 +80,15 @@ class Engine:
         self.ongoing += 1
         cost = self._reserved(request) / request.weight
         if self._stretch == 0:  # then nobody waits
-            self.waiting.pass_through(request.tenant, cost)
+            self.waiting.pass_through(request.account, cost)
             self._let_in(request)
             self.plan(now)
             return
-        self.waiting.push(request.tenant, request, cost)
+        if self.costs.notice:
+            self._unnoticed.append((now + self.costs.notice, request))
+            self._cut(now + self.costs.notice)
+            return
+        self.waiting.push(request.account, request, cost)
         if not self._prompts.count and self._fits(self.waiting.peek()):
             self._cut(now)
 
@@ -109,6 +115,8 @@ class Engine:
     def lose(self) -> list[Request]:
         """The replica dies; whoever was there is lost."""
         lost = [request for _, _, request in self._rows] + self._prompts.lose()
+        lost += [request for _, request in self._unnoticed]
+        self._unnoticed.clear()
         while self.waiting.count:
             lost.append(self.waiting.pop())
         self.until, self.version, self.ongoing = float("inf"), self.version + 1, 0
@@ -136,7 +144,7 @@ class Engine:
     def _leave(self, request: Request) -> None:
         self.kv -= request.kv
         self.ongoing -= 1
-        self._there[request.tenant] -= 1
+        self._there[request.account] -= 1
         if request.talk is not None and self.limits.prefixes:
             self._remember((request.talk,), request.prompt + request.output)
 
@@ -166,6 +174,8 @@ class Engine:
         """Decide what the next stretch does."""
         self.version += 1
         self._began = now
+        if self._unnoticed:
+            self._notice(now)
         if self.waiting.count:
             self._admit()
         if len(self._ends) > _KEPT:
@@ -184,6 +194,14 @@ class Engine:
             self._forgotten = 0
         if self._host is not None:
             self._crowded(self._host, now)
+
+    def _notice(self, now: float) -> None:
+        """Take in whom it knows of by now; an engine with nothing else to do, all of them."""
+        late, idle = self._unnoticed, not (self._rows or self._prompts.count or self.waiting.count)
+        while late and (idle or late[0][0] <= now + _INSTANT):
+            request = late.popleft()[1]
+            cost = self._reserved(request) / request.weight
+            self.waiting.push(request.account, request, cost)
 
     def _crowded(self, host: Host, now: float) -> None:
         """One step, as long as it takes beside whoever works now."""
@@ -244,8 +262,8 @@ class Engine:
         request.kv = self._reserved(request)
         self.kv += request.kv
         self._look_up(request)
-        self._there[request.tenant] += 1
-        request.standing = self._there[request.tenant] / request.weight
+        self._there[request.account] += 1
+        request.standing = self._there[request.account] / request.weight
         self._prompts.add(request)
 
     def _look_up(self, request: Request) -> None:

@@ -27,7 +27,7 @@ from loadtest.core import Record, UsageError
 from loadtest.planner.model import Costs, Limits, Replica
 from loadtest.planner.steps import Array, Steps
 
-NAMES = Costs.__struct_fields__
+NAMES = tuple(name for name in Costs.__struct_fields__ if name != "notice")
 _COLUMN = {name: index for index, name in enumerate(NAMES)}
 _ROWS = [_COLUMN[name] for name in ("row", "context", "cross")]
 _PREFILLS = [_COLUMN[name] for name in ("prompt", "prefill", "attention", "tile")]
@@ -35,7 +35,9 @@ _LEAST = 30  # requests
 _DRAWS = 16
 _BLOCKS = 20  # stretches of a run, for resampling
 _PASSES = 3  # of when requests came to the engine
-_HUBER = 0.25  # relative residual from which an equation counts less
+_HUBER = 0.5  # relative residual from which an equation counts less
+_FLOOR = 0.1  # of what was measured: what is expected is taken as no less
+_REWEIGHTED = 8
 
 
 class Equations:
@@ -104,15 +106,17 @@ def _between(seen: Steps, read: Array, begin: float, end: float) -> tuple[Array,
 
 
 def solve(features: Array, seconds: Array) -> Array:
-    """Costs of at least zero with the least relative residuals."""
+    """Costs of at least zero with the least residuals, as parts of what is expected. (As parts of
+    what was measured, what was fast by chance would count more than what was slow.)"""
     weight = 1.0 / seconds
     scale = np.maximum(np.abs(features * weight[:, None]).max(axis=0), 1e-30)
     costs: Array = np.zeros(features.shape[1])
-    for _ in range(6):
+    for _ in range(_REWEIGHTED):
         a = features * weight[:, None] / scale
         costs = _nonnegative(a.T @ a, a.T @ (seconds * weight)) / scale
-        residual = np.abs(features @ costs - seconds) / seconds
-        weight = np.sqrt(np.minimum(1.0, _HUBER / np.maximum(residual, 1e-12))) / seconds
+        expected = np.maximum(features @ costs, _FLOOR * seconds)
+        residual = np.abs(expected - seconds) / expected
+        weight = np.sqrt(np.minimum(1.0, _HUBER / np.maximum(residual, 1e-12))) / expected
     return costs
 
 

@@ -21,7 +21,8 @@ from loadtest.core import UsageError
 
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds for one of each; see the module. Outside the engine, while it goes on with others:
-    `request` on HTTP and tokens, `cut` on a tile, before it is there."""
+    `request` on HTTP and tokens, `cut` on a tile, before it is there; and `notice` until an engine
+    at work knows of it, whose thread must give way for that."""
 
     step: float
     row: float = 0.0
@@ -33,6 +34,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tile: float = 0.0
     request: float = 0.0
     cut: float = 0.0
+    notice: float = 0.0
 
     def seconds(self, work: Work) -> float:
         """How long a step with this work takes."""

@@ -44,8 +44,9 @@ class Question:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request on its way. `like`: by which number the router knows its beginning; `None` if no
-    other begins so. What comes below `user` is the replica's to fill in."""
+    """One request on its way. `account`: among which shares are fair; a tenant has its own unless
+    it is said. `like`: by which number the router knows its beginning; `None` if no other begins
+    so. What comes below `user` is the replica's to fill in."""
 
     tenant: str
     due: float
@@ -62,6 +63,7 @@ class Request:
     like: int | None = None
     turn: int = 0
     user: int = -1  # of a closed loop
+    account: str = ""
     cached: int = 0
     standing: float = 0.0  # among those that the engine reads: less goes first
     left: int = 0  # prompt tokens not yet prefilled
@@ -70,6 +72,9 @@ class Request:
     first: float = -1.0
     begun: int = 0  # the stretch in which it began to decode
     done: bool = False
+
+    def __post_init__(self) -> None:
+        self.account = self.account or self.tenant
 
     def following(self, end: float) -> Request | None:
         """The next turn of the conversation, its due time when its user has thought."""
@@ -93,6 +98,7 @@ class Request:
             dialogue=self.dialogue,
             turn=self.turn + 1,
             user=self.user,
+            account=self.account,
         )
 
 
@@ -235,7 +241,10 @@ def _replayed(found: list[Arrival], tenant: str) -> Iterator[Request]:
 
 
 def of_records(records: Iterable[Record], tiles_of: Mapping[str, int]) -> list[Request]:
-    """The requests of a run that were answered, due when they were, with the hits they had."""
+    """The requests of a run that were answered, due when they were, with the hits they had.
+
+    Records do not say whose token a tenant used: taken as that of the run, one account.
+    """
     found = [
         Request(
             tenant=record.tenant,
@@ -245,6 +254,7 @@ def of_records(records: Iterable[Record], tiles_of: Mapping[str, int]) -> list[R
             tiles=tiles_of.get(record.tenant, 0),
             cached=record.cached_text_tokens,
             stream=record.stream,
+            account="the run's",
         )
         for record in records
         if not record.error

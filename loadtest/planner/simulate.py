@@ -172,7 +172,7 @@ class Simulation:
         engine = None if self._queue.count else self._fleet.choose(request)
         if engine is None:
             cost = (request.prompt + request.output) / request.weight
-            self._queue.push(request.tenant, request, cost)
+            self._queue.push(request.account, request, cost)
         elif engine.ongoing >= self.replica.limits.queue:
             self.refused += 1
             engine.meet(request)
