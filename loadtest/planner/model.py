@@ -22,7 +22,7 @@ from loadtest.core import UsageError
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds for one of each; see the module. Outside the engine, while it goes on with others:
     `request` on HTTP and tokens, `cut` on a tile, before it is there; and `notice` until an engine
-    at work knows of it, whose thread must give way for that."""
+    that is at work knows of it."""
 
     step: float
     row: float = 0.0

@@ -172,3 +172,22 @@ def test_stretches_are_exactly_the_steps_they_stand_for(seed: int, beside: int) 
         assert record.end == pytest.approx(tokens[-1], abs=1e-6)
         assert len(record.gaps) == record.output_tokens - 1
         assert record.last_token == pytest.approx(tokens[-1], abs=1e-4)
+
+
+@pytest.mark.parametrize(("newcomer", "overtakes"), [("b", True), ("a", False)])
+def test_a_long_prompt_is_overtaken_by_whose_account_has_fewer_requests_there(
+    newcomer: str, overtakes: bool
+) -> None:
+    replica = server(Limits(seqs=8, budget=2048, beside=64), step=0.01, prefill=1e-4)
+    row, long = Request("a", 0.0, 10, 200), Request("a", 0.1, 1000, 2)
+    short = Request(newcomer, 0.2, 20, 2)
+    found = Simulation(replica, Load([row, long, short]), Setting()).records()
+    first = {record.prompt_tokens: record.first_token for record in found}
+    assert (first[20] < first[1000]) == overtakes
+    assert first[1000] > 0.1 + 1000 / 63 * 0.01  # in parts, beside the row
+
+
+def test_an_alone_prompt_is_read_at_once() -> None:
+    replica = server(Limits(seqs=8, budget=2048, beside=64), step=0.01, prefill=1e-4)
+    (record,) = Simulation(replica, Load([Request("a", 0.0, 1000, 2)]), Setting()).records()
+    assert record.first_token == pytest.approx(0.01 + 1000 * 1e-4)
