@@ -26,7 +26,8 @@ def asked(block: Block, turn: int) -> Iterator[Request]:
         at += rng.expovariate(block.load * BORNE * block.replicas * (0.7 if images > 0.4 else 1))
         tiles = 4 * (rng.random() < images)
         tenant = "vision" if tiles else "chat"
-        yield Request(tenant, at, rng.randrange(20, 400), rng.randrange(4, 80), tiles)
+        lengths = rng.randrange(20, 400), rng.randrange(4, 80)
+        yield Request(tenant, at, *lengths, tiles, account="one")
 
 
 def seen(block: Block, turn: int) -> list[Record]:
