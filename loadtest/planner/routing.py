@@ -9,6 +9,7 @@ itself. `two`: the better of two at random, as Ray Serve's own router.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Protocol
 
 from loadtest.planner.engine import Engine
@@ -126,4 +127,8 @@ class Affinity:
                 return found
 
 
-ROUTERS = {"affinity": Affinity, "least": Least, "two": Two}
+ROUTERS: dict[str, Callable[[list[Engine], int], Router]] = {
+    "affinity": Affinity,
+    "least": Least,
+    "two": Two,
+}
