@@ -15,6 +15,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
@@ -71,6 +72,11 @@ def judged(found: dict[Block, list[list[Record]]]) -> dict[str, Any]:
         "fit": replica.fit,
         "costs": msgspec.to_builtins(replica.costs),
         "crowding": replica.crowding,
+        "step_of_one_row_ms": {
+            block.name: [round(1e3 * (Steps(run, TILES).pace() or 0.0), 2) for run in runs]
+            for block, runs in found.items()
+            if block.replicas == 1
+        },
         "rows": rows,
         "uncrowded": [
             row
@@ -85,14 +91,12 @@ def judged(found: dict[Block, list[list[Record]]]) -> dict[str, Any]:
 def _rows(replica: Replica, block: Block, runs: list[list[Record]]) -> Iterator[dict[str, Any]]:
     records = together(runs)
     busy = round(_busy(replica, block, runs), 3)
-    pace = [round(1e3 * (Steps(run, TILES).pace() or 0.0), 2) for run in runs]
     for each in check(replica, records, TILES, block.replicas):
         yield {
             "block": block.name,
             "load": block.load,
             "fitted": block.fitted,
             "busy": busy,
-            "step_of_one_row_ms": pace if block.replicas == 1 else None,
             "answered": sum(not r.error for r in records),
             "failed": sum(bool(r.error) for r in records),
             **each,
@@ -190,7 +194,11 @@ def remarks(result: dict[str, Any]) -> list[str]:
         "requests/s of one replica, of two, and of one with more pictures",
     ]
     if result["unsound"]:
-        found.append(f"the client was short of processor in: {', '.join(result['unsound'])}")
+        blocks = Counter(result["unsound"]).items()
+        often = ", ".join(
+            f"{name} ({count} of {len(result['cores'][name])})" for name, count in blocks
+        )
+        found.append(f"runs in which the client was short of processor: {often}")
     return found
 
 
