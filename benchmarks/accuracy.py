@@ -3,196 +3,47 @@
     python -m benchmarks.accuracy [--quick] [--keep FOLDER]
     python -m benchmarks.accuracy --kept FOLDER
 
-The second fits and judges what the first has kept, and needs no engine. The first takes about
-eleven minutes on a machine that does nothing else; figures of a busy one say nothing. One
-stack of two replicas with a thread each runs throughout. What is fitted goes straight to one
-replica's own port, as what is held out of one replica does; what is held out of two goes through
-HAProxy. All take turns in short blocks, so that a machine whose speed drifts drifts under all of
-them. Loads are shares of what a closed loop gets out of it just before.
+The second fits and judges what the first has kept, and needs no engine. The first takes about ten
+minutes on a machine that does nothing else; figures of a busy one say nothing. `runs` says what is
+run. Of it two loads of one replica are fitted, and of two replicas by how much they slow each other
+down; all else is held out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
-from benchmarks.http_stack import part
-from benchmarks.processes import Server, free_port, interrupt_on_sigterm
-from benchmarks.report import machine
+from benchmarks import report
+from benchmarks.processes import interrupt_on_sigterm
+from benchmarks.runs import BLOCKS, TILES, Block, kept, measure, serving
 from loadtest.core import Record
-from loadtest.planner.check import check, crowding
+from loadtest.planner.check import check
 from loadtest.planner.fit import fit
 from loadtest.planner.model import Limits, Replica
 from loadtest.planner.requests import Load, of_records
 from loadtest.planner.simulate import Setting, Simulation
 from loadtest.planner.steps import Steps
-from loadtest.records import read
+from loadtest.planner.trial import crowding, noticing
 
-ACCOUNT, TOKEN = "0" * 31 + "1", "accuracy"
-LIMITS = Limits(seqs=32, budget=2048, tile_pixels=80)  # of serving/catalog.yaml and the checkpoint
-TILES = {"vision": 4}
-_LENGTHS = {"prompt_tokens": "lognormal(80, 0.6)", "output_tokens": "lognormal(24, 0.5)"}
-_CHAT = {"name": "chat", **_LENGTHS}
-_PICTURE = {"images": 1, "sizes": ["160x160"]}
-_VISION = {"name": "vision", "prompt_tokens": 24, "output_tokens": 16, **_PICTURE}
-_MIXES = {
-    "usual": [{**_CHAT, "share": 4}, _VISION],
-    "pictures": [_CHAT, _VISION],
-}
-_UNSOUND = 3  # exit status of `loadtest run`
-_CLOSED = 10.0  # seconds of a closed loop
-_APART = 1000.0  # seconds between blocks, when they are put together
+NAME = "accuracy"
+# Of serving/catalog.yaml and the checkpoint.
+LIMITS = Limits(seqs=32, budget=2048, beside=256, tile_pixels=80)
+_APART = 1000.0  # seconds between runs, when they are put together
 _TIMES = ("intended", "sent", "first_byte", "first_token", "end")
 _TARGETS = {"capacity": 0.10, "ttft_p95": 0.15}
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """`load`: a share of what the replicas bear. What is fitted of two replicas is one number: how
-    they slow each other down."""
-
-    name: str
-    load: float
-    mix: str = "usual"
-    replicas: int = 1
-    fitted: bool = False
-
-
-BLOCKS = (
-    Block("low", 0.25, fitted=True),
-    Block("middle", 0.4),
-    Block("high", 0.6, fitted=True),
-    Block("80%", 0.8),
-    Block("pictures", 0.4, "pictures"),
-    Block("pictures, 80%", 0.8, "pictures"),
-    Block("two", 0.4, replicas=2, fitted=True),
-    Block("two, 60%", 0.6, replicas=2),
-    Block("two, 80%", 0.8, replicas=2),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """Ports by how many replicas are behind them."""
-
-    server: Server
-    ports: dict[int, int]
-    folder: Path
-    unsound: list[str] = field(default_factory=list)  # blocks whose client was too busy to measure
-    # Used by each part of the service, of each run of a block.
-    cores: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-
-    def run(self, block: Block, seed: int, seconds: float, **load: Any) -> Path:
-        """What `loadtest run` saw: its file of records."""
-        url = f"http://127.0.0.1:{self.ports[block.replicas]}/client/v4"
-        scenario = {
-            "target": {"url": url, "api": "workers-ai", "account": ACCOUNT, "token": TOKEN},
-            "load": load,
-            "duration": seconds,
-            "tenants": _MIXES[block.mix],
-            "seed": seed,
-        }
-        file, out = self.folder / "block.yaml", self.folder / f"{block.name} {seed}.jsonl"
-        file.write_text(json.dumps(scenario))  # JSON is YAML
-        command = [Path(sys.executable).with_name("loadtest"), "run", file, "--records", out]
-        before, client = self.server.cpu(part), _client()
-        done = subprocess.run(
-            [*command, "--headless", "--calibration", "0"], capture_output=True, text=True
-        )
-        used = {**self.server.used_since(before, part), "client": _client() - client}
-        shares = {name: round(spent / seconds, 3) for name, spent in used.items()}
-        self.cores.setdefault(block.name, []).append(shares)
-        if done.returncode == _UNSOUND:
-            self.unsound.append(block.name)
-        elif done.returncode:
-            raise RuntimeError(done.stderr[-2000:] or done.stdout[-2000:])
-        return out
-
-
-def _client() -> float:
-    """CPU seconds of the load generators that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def serving(stack: ExitStack, folder: Path) -> Stack:
-    """The whole stack with two replicas, warm."""
-    port, log = free_port(), folder / "serving.log"
-    environment = {
-        "PORT": str(port),
-        "METRICS_PORT": str(free_port()),
-        "ACCOUNT_ID": ACCOUNT,
-        "API_TOKEN": TOKEN,
-        "STATE_DIR": stack.enter_context(tempfile.TemporaryDirectory()),
-        "REPLICAS": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [str(Path(sys.executable).with_name("serving")), "up"]
-    server = stack.enter_context(Server(command, environment, log))
-    server.wait(lambda: "ready after" in log.read_text(), 400)
-    found = Stack(server, {2: port, 1: _replica_port()}, folder)
-    for block in (BLOCKS[0], BLOCKS[-1]):
-        found.run(block, 99, 8.0, concurrency=4)
-    return found
-
-
-def _replica_port() -> int:
-    """On which one of the replicas answers by itself."""
-    replicas = [
-        each
-        for each in psutil.Process().children(recursive=True)
-        if "ServeReplica" in " ".join(each.cmdline())
-    ]
-    return min(
-        each.laddr.port
-        for each in replicas[0].net_connections()
-        if each.status == psutil.CONN_LISTEN and 30000 <= each.laddr.port < 31000
-    )
-
-
-def borne(stack: Stack, block: Block, seconds: float) -> float:
-    """Requests a second of a closed loop that keeps the replicas busy."""
-    users = 12 * block.replicas
-    records = read(stack.run(block, 77, seconds, concurrency=users))
-    answered = [each for each in records if not each.error and each.end <= seconds]
-    return len(answered) / seconds
-
-
-def measure(stack: Stack, rounds: int, seconds: float) -> dict[str, Any]:
-    """Blocks in turn, in every other round backwards; what their loads are shares of."""
-    most = {n: borne(stack, Block(f"closed, {n}", 1.0, replicas=n), _CLOSED) for n in (1, 2)}
-    pictures = borne(stack, Block("closed, pictures", 1.0, "pictures"), _CLOSED)
-    print(f"a closed loop gets {most} requests/s, {pictures:.2f} with more pictures", flush=True)
-    for turn in range(rounds):
-        for block in BLOCKS[:: 1 - 2 * (turn % 2)]:
-            whole = pictures if block.mix == "pictures" else most[block.replicas]
-            stack.run(block, turn, seconds, rate=f"{block.load * whole:.4f}")
-            time.sleep(1)
-    return {
-        "closed_loop": [most[1], most[2], pictures],
-        "cores": stack.cores,
-        "unsound": stack.unsound,
-    }
-
-
-def kept(folder: Path) -> dict[Block, list[list[Record]]]:
-    """The runs of each block that `measure` has left in a folder."""
-    files = {block: sorted(folder.glob(f"{block.name} ?.jsonl")) for block in BLOCKS}
-    return {block: [list(read(file)) for file in found] for block, found in files.items()}
+_UP_TO = 0.8  # of the SLO capacity, up to which the second is meant
+_SHOWN = ("service_ttft p50", "service_ttft p95", "tpot mean", "service_e2e p95")
 
 
 def together(runs: list[list[Record]]) -> list[Record]:
@@ -213,6 +64,7 @@ def judged(found: dict[Block, list[list[Record]]]) -> dict[str, Any]:
         run for block, runs in found.items() if block.fitted and block.replicas == 1 for run in runs
     ]
     alone = fit(fitted, TILES, "shipped, one thread", LIMITS, 60.0)
+    alone = noticing(alone, fitted, TILES)
     (beside,) = (runs for block, runs in found.items() if block.fitted and block.replicas == 2)
     replica = msgspec.structs.replace(alone, crowding=crowding(alone, together(beside), TILES, 2))
     rows = [row for block, runs in found.items() for row in _rows(replica, block, runs)]
@@ -220,6 +72,11 @@ def judged(found: dict[Block, list[list[Record]]]) -> dict[str, Any]:
         "fit": replica.fit,
         "costs": msgspec.to_builtins(replica.costs),
         "crowding": replica.crowding,
+        "step_of_one_row_ms": {
+            block.name: [round(1e3 * (Steps(run, TILES).pace() or 0.0), 2) for run in runs]
+            for block, runs in found.items()
+            if block.replicas == 1
+        },
         "rows": rows,
         "uncrowded": [
             row
@@ -234,14 +91,12 @@ def judged(found: dict[Block, list[list[Record]]]) -> dict[str, Any]:
 def _rows(replica: Replica, block: Block, runs: list[list[Record]]) -> Iterator[dict[str, Any]]:
     records = together(runs)
     busy = round(_busy(replica, block, runs), 3)
-    pace = [round(1e3 * (Steps(run, TILES).pace() or 0.0), 2) for run in runs]
     for each in check(replica, records, TILES, block.replicas):
         yield {
             "block": block.name,
             "load": block.load,
             "fitted": block.fitted,
             "busy": busy,
-            "step_of_one_row_ms": pace if block.replicas == 1 else None,
             "answered": sum(not r.error for r in records),
             "failed": sum(bool(r.error) for r in records),
             **each,
@@ -250,7 +105,7 @@ def _rows(replica: Replica, block: Block, runs: list[list[Record]]) -> Iterator[
 
 def _busy(replica: Replica, block: Block, runs: list[list[Record]]) -> float:
     """The share of the engines' time that they are at work, simulated: the load as they feel it."""
-    setting = Setting(block.replicas, "least", together=block.replicas)
+    setting = Setting(block.replicas, together=block.replicas)
     busy = span = 0.0
     for run in filter(None, runs):
         simulation = Simulation(replica, Load(of_records(run, TILES)), setting)
@@ -262,12 +117,13 @@ def _busy(replica: Replica, block: Block, runs: list[list[Record]]) -> float:
 def _capacity(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     """The share of the closed loop's rate at which the p95 of the time to the first token passes a
     limit, by both curves; the limit is what was measured between the two highest loads."""
+    usual = {block.name for block in BLOCKS if (block.mix, block.replicas) == ("usual", 1)}
     curve = sorted(
         (row["load"], row["measured_ms"], row["predicted_ms"])
         for row in rows
         if row["requests"] == "all"
         and row["quantity"] == "service_ttft p95"
-        and row["block"] in ("low", "middle", "high", "80%")
+        and row["block"] in usual
     )
     limit = (curve[-2][1] * curve[-1][1]) ** 0.5
     ours = _crossing([(x, p) for x, _, p in curve], limit)
@@ -288,21 +144,62 @@ def _crossing(curve: list[tuple[float, float]], limit: float) -> float | None:
     return None
 
 
-def told(result: dict[str, Any]) -> Iterator[str]:
-    head = f"{'requests':<9}{'quantity':<20}{'measured':>10}{'predicted':>11}  error"
-    yield f"{'block':<15}{'busy':>5} {head}"
+def table(result: dict[str, Any]) -> list[dict[str, str]]:
+    """A row for each block, all its requests; measured / predicted in ms."""
+    by_block: dict[str, dict[str, dict[str, Any]]] = {}
     for row in result["rows"]:
-        if row["error"] is not None and row["quantity"].split()[1] != "mean":
-            target = "TARGET" if row["quantity"] == "service_ttft p95" else ""
-            yield (
-                f"{row['block'] + ('*' if row['fitted'] else ''):<15}{row['busy']:>5.0%} "
-                f"{row['requests']:<9}"
-                f"{row['quantity']:<20}{row['measured_ms']:>10.1f}{row['predicted_ms']:>11.1f}"
-                f"  {row['error']:+.0%} {target}"
-            )
+        if row["requests"] == "all":
+            by_block.setdefault(row["block"], {})[row["quantity"]] = row
+    return [_line(name, found, result["capacity"]) for name, found in by_block.items()]
+
+
+def _line(
+    name: str, found: dict[str, dict[str, Any]], capacity: dict[str, float | None]
+) -> dict[str, str]:
+    one = found[_SHOWN[0]]
+    share = one["load"] / capacity["measured_load"] if capacity["measured_load"] else None
+    meant = share is not None and share <= _UP_TO and not one["fitted"]
+    return {
+        "load": name + (", fitted" if one["fitted"] else ""),
+        "requests": str(one["answered"]),
+        "of the SLO capacity": f"{share:.0%}" if share else "",
+        "engines busy": f"{one['busy']:.0%}",
+        **{
+            quantity.replace("service_", "").replace("tpot", "per token,"): _both(found[quantity])
+            for quantity in _SHOWN
+        },
+        "target of TTFT p95": f"±{_TARGETS['ttft_p95']:.0%}" if meant else "",
+    }
+
+
+def _both(row: dict[str, Any]) -> str:
+    if row["error"] is None:
+        return ""
+    return f"{row['measured_ms']:.4g} / {row['predicted_ms']:.4g}: {row['error']:+.0%}"
+
+
+def remarks(result: dict[str, Any]) -> list[str]:
+    """What has no place in the table."""
+    capacity = result["capacity"]
+    error = capacity["error"]
+    found = [
+        "SLO capacity, the load at which the p95 of the time to the first token passes "
+        f"{capacity['limit_ms']:.0f} ms, measured / predicted in parts of what a closed loop gets: "
+        f"{capacity['measured_load'] or 0:.1%} / {capacity['predicted_load'] or 0:.1%}: "
+        f"{'not found' if error is None else f'{error:+.1%}'} (target ±{_TARGETS['capacity']:.0%})",
+        f"a step takes {result['crowding']:.0%} longer while the other replica works; "
+        f"the machine was up to {result['fit'].get('machine_drift', 0.0):.0%} slower in one of the "
+        f"fitted runs than in another",
+        f"a closed loop gets {', '.join(f'{each:.1f}' for each in result['closed_loop'])} "
+        "requests/s of one replica, of two, and of one with more pictures",
+    ]
     if result["unsound"]:
-        yield f"NOT SOUND, the machine was too busy to measure: {', '.join(result['unsound'])}"
-    yield f"* fitted; targets: {_TARGETS}; capacity: {result['capacity']}"
+        blocks = Counter(result["unsound"]).items()
+        often = ", ".join(
+            f"{name} ({count} of {len(result['cores'][name])})" for name, count in blocks
+        )
+        found.append(f"runs in which the client was short of processor: {often}")
+    return found
 
 
 def main() -> None:
@@ -313,31 +210,34 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="that it works, not what it says")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the records there")
     parser.add_argument("--kept", type=Path, metavar="FOLDER", help="records that were kept")
+    parser.add_argument("--note", default="")
     given = parser.parse_args()
-    if given.kept:
-        run = json.loads((given.kept / "run.json").read_text())
-        result = {**run, **judged(kept(given.kept))}
-    else:
-        result = measured_and_judged(given)
-    print("\n".join(told(result)))
-    if not result["quick"]:
-        file = Path(__file__).parent / "results" / "accuracy.json"
-        file.write_text(json.dumps(result, indent=1) + "\n")
+    with ExitStack() as stack:
+        folder = given.kept or given.keep
+        folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        head, run = _kept(folder) if given.kept else _measured(given, folder)
+        result = {**run, **judged(kept(folder))}
+    report.finish(head, table(result), result, [], remarks(result))
 
 
-def measured_and_judged(given: argparse.Namespace) -> dict[str, Any]:
-    """From a stack that is started for it."""
+def _kept(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    head, run = json.loads((folder / "run.json").read_text())
+    return head, run
+
+
+def _measured(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """From a stack that is started for it: the head of the result, and what was run."""
     rounds, seconds = (1, 6.0) if given.quick else (given.rounds, given.seconds)
-    run = {"rounds": rounds, "seconds": seconds, "quick": given.quick, "machine": machine()}
+    settings = {"rounds": rounds, "seconds": seconds}
+    head = report.start(NAME, settings, given.quick, given.note)
     interrupt_on_sigterm()
     began = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
-        run |= measure(serving(stack, folder), rounds, seconds)
-        run["minutes"] = round((time.monotonic() - began) / 60, 1)
-        (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n")
-        return {**run, **judged(kept(folder))}
+        run = measure(serving(stack, folder), rounds, seconds)
+    run["minutes"] = round((time.monotonic() - began) / 60, 1)
+    (folder / "run.json").write_text(json.dumps([head, run], indent=1) + "\n")
+    return head, run
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from benchmarks.report import machine
+from benchmarks import report
 from loadtest.core import Record
 from loadtest.planner.capacity import capacity
 from loadtest.planner.forecast import Forecast
@@ -33,6 +32,7 @@ from loadtest.planner.simulate import Setting, Simulation
 from loadtest.scenario import build
 from serving.scaling import Rule
 
+NAME = "autoscaling"
 LIMIT = 2.0  # seconds to the first token, of 95% of a minute's requests
 ERRORS = 0.01
 MOST = 12
@@ -168,23 +168,31 @@ def main() -> None:
     """Simulate, print, file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a day of six hours")
+    parser.add_argument("--note", default="")
     given = parser.parse_args()
+    hours = 6.0 if given.quick else 24.0
+    head = report.start(NAME, {"hours_of_a_day": hours, "most": MOST}, given.quick, given.note)
     plan = planned()
     rows = []
-    for trace in traces(6.0 if given.quick else 24.0):
+    for trace in traces(hours):
         for name, policy in policies(plan, trace):
             row = {"trace": trace.name, "rule": name, **run(plan, trace, policy)}
             print(json.dumps(row), flush=True)
             rows.append(row)
-    result = {
-        "quick": given.quick,
-        "machine": machine(),
-        "capacity": plan.rate,
-        "rule": msgspec.to_builtins(plan.rule),
-        "rows": rows,
+    summary = {"capacity": plan.rate, "rule": msgspec.to_builtins(plan.rule)}
+    report.finish(head, [_row(each) for each in rows], summary, rows)
+
+
+def _row(each: dict[str, Any]) -> dict[str, str]:
+    return {
+        "trace": each["trace"],
+        "rule": each["rule"],
+        "minutes missed": str(each["slo_minutes_missed"]),
+        "GPU hours": f"{each['gpu_hours']:.1f}",
+        "flaps": str(each["flaps"]),
+        "moves": str(each["moves"]),
+        "most replicas": str(each["most"]),
     }
-    file = Path(__file__).parent / "results" / "autoscaling.json"
-    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

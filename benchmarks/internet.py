@@ -2,9 +2,10 @@
 
     python -m benchmarks.internet [--model h100-bf16]
 
-With a router that knows nothing of prompts each replica sees a fair sample of what its fleet sees,
-so one simulated replica stands for all: the rate of one, and the beginnings of prompts of every
-account of the fleet. Cells split accounts: a replica of one of n cells sees an n-th of these.
+What its prompts share is shorter than what the router goes by, so each replica sees a fair sample
+of what its fleet sees, and one simulated replica stands for all: the rate of one, and the
+beginnings of prompts of every account of the fleet. Cells split accounts: a replica of one of n
+cells sees an n-th of these.
 """
 
 from __future__ import annotations

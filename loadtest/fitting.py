@@ -11,7 +11,7 @@ import typer
 
 from loadtest import console, options
 from loadtest.core import Record, UsageError
-from loadtest.planner import check, logs
+from loadtest.planner import check, logs, trial
 from loadtest.planner.model import Costs, Limits, Replica
 from loadtest.planner.profiles import find
 from loadtest.planner.tiles import tiles
@@ -50,14 +50,16 @@ def fit(
     with console.reported():
         fit_runs = _fitting()
         tiles_of = _tiles(scenario, tiles or [], tile_pixels)
+        runs = [_read(file) for file in files]
         found = fit_runs(
-            [_read(file) for file in files],
+            runs,
             tiles_of,
             name,
             _limits(limits, tile_pixels),
             seconds(cold_start),
             [file.name for file in files],
         )
+        found = trial.noticing(found, runs, tiles_of)
         if together:
             found = _crowded(found, _read(together), tiles_of, replicas)
         print("\n".join(_costs(found)))
@@ -91,7 +93,7 @@ def _crowded(
     """Raises: UsageError: that is no run of several replicas."""
     if count < 2:
         raise UsageError("--together is of several replicas: say how many with --replicas")
-    share = check.crowding(found, records, tiles_of, count)
+    share = trial.crowding(found, records, tiles_of, count)
     return msgspec.structs.replace(found, crowding=share)
 
 
@@ -162,7 +164,8 @@ def _costs(found: Replica) -> list[str]:
     lines = [f"{'cost':<12}{'microseconds':>14}   standard error"]
     for name in Costs.__struct_fields__:
         error = found.errors.get(name)
-        shown = f"{error:.0%}" if error is not None else "at its bound"
+        trial = "by trial" if name == "notice" else "at its bound"
+        shown = f"{error:.0%}" if error is not None else trial
         lines.append(f"{name:<12}{1e6 * getattr(found.costs, name):>14.3f}   {shown}")
     if found.crowding:
         lines.append(f"a step takes {found.crowding:.0%} longer for each other replica at work")

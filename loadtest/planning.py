@@ -13,6 +13,7 @@ from loadtest import console, options
 from loadtest.core import Record, UsageError
 from loadtest.planner.profiles import find
 from loadtest.planner.requests import of_scenario
+from loadtest.planner.routing import ROUTERS
 from loadtest.planner.scaling import OngoingRequests
 from loadtest.planner.simulate import Setting, Simulation
 from loadtest.records import Writer
@@ -25,7 +26,7 @@ def simulate(
     replicas: Annotated[int, typer.Option(min=1)] = 1,
     most: Annotated[int, typer.Option(help="Autoscale up to so many; 0: do not")] = 0,
     target: Annotated[float, typer.Option(help="Ongoing requests per replica to aim at")] = 32.0,
-    router: Annotated[str, typer.Option(help="two (the better of two) or least")] = "two",
+    router: Annotated[str, typer.Option(help="|".join(ROUTERS))] = "affinity",
     fail: Annotated[list[float] | None, typer.Option(help="A replica dies at this second")] = None,
     update: Annotated[list[float] | None, typer.Option(help="A rolling update begins")] = None,
     surge: Annotated[int, typer.Option(help="Replicas updated at a time", min=1)] = 1,
@@ -39,8 +40,8 @@ def simulate(
 ) -> None:
     """What a fleet would do with a scenario; the records are as of a real run."""
     with console.reported():
-        if router not in ("two", "least"):
-            raise UsageError(f"--router is two or least, not {router!r}")
+        if router not in ROUTERS:
+            raise UsageError(f"--router is one of {', '.join(ROUTERS)}, not {router!r}")
         load = {"rate": rate, "concurrency": None, "trace": None} if rate else {}
         overrides = {"load": load, "duration": duration, "slo": slo, "seed": seed}
         scenario = options.scenario(file, overrides)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
 from typing import Any
-
-import msgspec
 
 from loadtest.core import Record
 from loadtest.planner.model import Replica
@@ -17,7 +14,7 @@ from loadtest.summary import quantiles
 
 _QUANTITIES = ("service_ttft", "tpot", "service_e2e")
 _STATISTICS = ("p50", "p95", "mean")
-_HALVINGS = 10  # of the range of `crowding`
+_TIMES = 3  # that a fleet is simulated: which replica a request falls on is chance
 
 
 def tally(records: Iterable[Record]) -> Tally:
@@ -34,13 +31,13 @@ def check(
     """What was measured and what is predicted, in ms, for all requests and for those with images
     and without."""
     found = []
-    simulated = _again(replica, records, tiles_of, replicas)
+    simulated = again(replica, records, tiles_of, replicas)
     for part, chosen in (("all", None), ("text", False), ("image", True)):
         sides = [
             tally(r for r in each if chosen in (None, tiles_of.get(r.tenant, 0) > 0))
             for each in ([r for r in records if not r.error], simulated)
         ]
-        if chosen is not None and sides[0].requests in (0, len(simulated)):
+        if chosen is not None and sides[1].requests in (0, len(simulated)):
             continue
         found += [
             _row(part, name, statistic, sides) for name in _QUANTITIES for statistic in _STATISTICS
@@ -48,13 +45,16 @@ def check(
     return found
 
 
-def _again(
+def again(
     replica: Replica, records: Sequence[Record], tiles_of: Mapping[str, int], replicas: int
 ) -> list[Record]:
-    load = Load(of_records(records, tiles_of))
-    # HAProxy goes by how requests begin; of different ones that is about as even as this.
-    setting = Setting(replicas, "least", together=replicas)
-    return list(Simulation(replica, load, setting).records())
+    """The same requests, simulated."""
+    found: list[Record] = []
+    for seed in range(_TIMES if replicas > 1 else 1):
+        load = Load(of_records(records, tiles_of))
+        setting = Setting(replicas, seed=seed, together=replicas)
+        found += Simulation(replica, load, setting).records()
+    return found
 
 
 def _row(part: str, name: str, statistic: str, sides: Sequence[Tally]) -> dict[str, Any]:
@@ -67,24 +67,3 @@ def _row(part: str, name: str, statistic: str, sides: Sequence[Tally]) -> dict[s
         "predicted_ms": predicted,
         "error": None if error is None else round(error, 4),
     }
-
-
-def crowding(
-    replica: Replica, records: Sequence[Record], tiles_of: Mapping[str, int], replicas: int
-) -> float:
-    """How much the replicas of one machine slow each other down, for their answers to take as long
-    in the mean as they did; 0 if they would be slower without."""
-    measured = _mean([record for record in records if not record.error])
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        crowded = msgspec.structs.replace(replica, crowding=middle)
-        again = _again(crowded, records, tiles_of, replicas)
-        slow = _mean([record for record in again if not record.error]) > measured
-        low, high = (low, middle) if slow else (middle, high)
-    return low
-
-
-def _mean(records: Sequence[Record]) -> float:
-    """Seconds from when requests were sent to their last tokens."""
-    return fmean(record.end - record.sent for record in records)

@@ -59,6 +59,7 @@ def configuration(size: Size, replica: Replica, forecast: Forecast, rate: float)
         "vllm": {
             "max_num_seqs": seqs,
             "max_num_batched_tokens": replica.limits.budget,
+            "max_num_scheduled_tokens": replica.limits.beside or replica.limits.budget,
             "max_num_queued_reqs": _QUEUED * seqs,
         },
         "helm": {

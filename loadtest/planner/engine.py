@@ -11,6 +11,7 @@ nothing is preempted; the gaps within a stretch are its mean.
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from heapq import heappop, heappush
 from math import ceil, sqrt
 
@@ -18,10 +19,12 @@ from loadtest.planner.cache import Cache
 from loadtest.planner.fair import FairQueue
 from loadtest.planner.host import Host
 from loadtest.planner.model import Costs, Limits, Work
+from loadtest.planner.prompts import Prompts
 from loadtest.planner.requests import Request
 from loadtest.planner.tiles import computed
 
 _KEPT = 4096  # stretches, before old ones are forgotten
+_INSTANT = 1e-9  # seconds
 
 
 class Engine:
@@ -45,6 +48,7 @@ class Engine:
         self.version = 0  # of `until`
         self.ongoing = 0
         self.waiting: FairQueue[Request] = FairQueue()
+        self._unnoticed: deque[tuple[float, Request]] = deque()  # from when it knows of them
         self.done = Work(steps=0)  # all work so far
         self.busy = 0.0
         self.kv_bound = 0  # admissions that had to wait for memory
@@ -53,7 +57,8 @@ class Engine:
         self.arrived = [0.0, 0.0, 0.0]  # tokens to prefill, to generate; tiles
         self._rows: list[tuple[int, int, Request]] = []  # heap, by the step of the last token
         self._context = self._cross = 0.0
-        self._prefilling: list[Request] = []
+        self._prompts = Prompts(limits)
+        self._there: Counter[str] = Counter()  # admitted requests of each account
         self._steps = 0
         self._began = 0.0
         self._stretch = 0  # steps in it; 0 of an idle engine
@@ -73,13 +78,18 @@ class Engine:
     def add(self, request: Request, now: float) -> None:
         """A request is taken in."""
         self.ongoing += 1
-        cost = (request.prompt + request.output + self.limits.tile_kv * request.tiles) / (
-            request.weight
-        )
-        self.waiting.push(request.tenant, request, cost)
-        if self._stretch == 0:
+        cost = self._reserved(request) / request.weight
+        if self._stretch == 0:  # then nobody waits
+            self.waiting.pass_through(request.account, cost)
+            self._let_in(request)
             self.plan(now)
-        elif not self._prefilling and self._fits(self.waiting.peek()):
+            return
+        if self.costs.notice:
+            self._unnoticed.append((now + self.costs.notice, request))
+            self._cut(now + self.costs.notice)
+            return
+        self.waiting.push(request.account, request, cost)
+        if not self._prompts.count and self._fits(self.waiting.peek()):
             self._cut(now)
 
     def advance(self) -> list[Request]:
@@ -98,17 +108,19 @@ class Engine:
         if rows and self._timed:
             self._ends.append((count, (now - self._began) / count * 1e6))
         finished = self._finished() if rows else []
-        if self._prefilling:
+        if self._prompts.count:
             finished += self._prefilled(now)
         return finished
 
     def lose(self) -> list[Request]:
         """The replica dies; whoever was there is lost."""
-        lost = [request for _, _, request in self._rows] + self._prefilling
+        lost = [request for _, _, request in self._rows] + self._prompts.lose()
+        lost += [request for _, request in self._unnoticed]
+        self._unnoticed.clear()
         while self.waiting.count:
             lost.append(self.waiting.pop())
         self.until, self.version, self.ongoing = float("inf"), self.version + 1, 0
-        self._rows, self._prefilling, self._stretch = [], [], 0
+        self._rows, self._stretch = [], 0
         self._tell()
         return lost
 
@@ -132,6 +144,7 @@ class Engine:
     def _leave(self, request: Request) -> None:
         self.kv -= request.kv
         self.ongoing -= 1
+        self._there[request.account] -= 1
         if request.talk is not None and self.limits.prefixes:
             self._remember((request.talk,), request.prompt + request.output)
 
@@ -142,11 +155,8 @@ class Engine:
         work.prefill += mixed.prefill
         work.attention += mixed.attention
         work.tiles += mixed.tiles
-        finished, going = [], []
-        for request in self._prefilling:
-            if request.left > 0:
-                going.append(request)
-                continue
+        finished = []
+        for request in self._prompts.ended():
             request.first = now
             if request.output > 1:
                 self._order += 1
@@ -158,20 +168,23 @@ class Engine:
             else:
                 self._leave(request)
                 finished.append(request)
-        self._prefilling = going
         return finished
 
     def plan(self, now: float) -> None:
         """Decide what the next stretch does."""
         self.version += 1
         self._began = now
+        if self._unnoticed:
+            self._notice(now)
         if self.waiting.count:
             self._admit()
         if len(self._ends) > _KEPT:
             self._forget()
-        if self._prefilling:
+        if self._prompts.count:
             self._stretch = 1
-            self.until = now + self.costs.seconds(self._chunks())
+            self._mixed = work = Work(len(self._rows), self._context, self._cross)
+            self._prompts.read(work, alone=self.ongoing == 1)
+            self.until = now + self.costs.seconds(work)
         elif self._rows:
             self._stretch = self._rows[0][0] - self._steps
             self.until = now + self._decoding(self._stretch)
@@ -181,6 +194,14 @@ class Engine:
             self._forgotten = 0
         if self._host is not None:
             self._crowded(self._host, now)
+
+    def _notice(self, now: float) -> None:
+        """Take in whom it knows of by now; an engine with nothing else to do, all of them."""
+        late, idle = self._unnoticed, not (self._rows or self._prompts.count or self.waiting.count)
+        while late and (idle or late[0][0] <= now + _INSTANT):
+            request = late.popleft()[1]
+            cost = self._reserved(request) / request.weight
+            self.waiting.push(request.account, request, cost)
 
     def _crowded(self, host: Host, now: float) -> None:
         """One step, as long as it takes beside whoever works now."""
@@ -218,7 +239,7 @@ class Engine:
             self.version += 1
 
     def _fits(self, request: Request) -> bool:
-        if len(self._rows) + len(self._prefilling) >= self.limits.seqs:
+        if len(self._rows) + self._prompts.count >= self.limits.seqs:
             return False
         return self.kv + self._reserved(request) <= self.limits.kv or self.kv == 0
 
@@ -230,15 +251,20 @@ class Engine:
         while waiting.count:
             request = waiting.peek()
             if not self._fits(request):
-                seats = len(self._rows) + len(self._prefilling) >= self.limits.seqs
+                seats = len(self._rows) + self._prompts.count >= self.limits.seqs
                 self.seat_bound += seats
                 self.kv_bound += not seats
                 return
             waiting.pop()
-            request.kv = self._reserved(request)
-            self.kv += request.kv
-            self._look_up(request)
-            self._prefilling.append(request)
+            self._let_in(request)
+
+    def _let_in(self, request: Request) -> None:
+        request.kv = self._reserved(request)
+        self.kv += request.kv
+        self._look_up(request)
+        self._there[request.account] += 1
+        request.standing = self._there[request.account] / request.weight
+        self._prompts.add(request)
 
     def _look_up(self, request: Request) -> None:
         """What of it is cached."""
@@ -269,26 +295,6 @@ class Engine:
         room = self.limits.kv - self.kv
         for key in prefix:
             self._cache.put(key, tokens / len(prefix), room)
-
-    def _chunks(self) -> Work:
-        """The work of a step that prefills: decodes go first, prompts share the rest."""
-        rows = len(self._rows)
-        budget = max(1, self.limits.budget - rows)
-        work = Work(rows, self._context, self._cross)
-        for request in self._prefilling:
-            if budget <= 0:
-                break
-            taken = min(request.left, budget)
-            budget -= taken
-            before = request.prompt - request.left
-            work.prefill += taken
-            work.attention += taken * (before + taken / 2)
-            work.tiles += request.encode
-            request.encode = 0
-            request.left -= taken
-            work.prompts += request.left == 0
-        self._mixed = work
-        return work
 
     def _forget(self) -> None:
         oldest = min((r.begun for _, _, r in self._rows), default=self._forgotten + len(self._ends))

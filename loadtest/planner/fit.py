@@ -27,7 +27,7 @@ from loadtest.core import Record, UsageError
 from loadtest.planner.model import Costs, Limits, Replica
 from loadtest.planner.steps import Array, Steps
 
-NAMES = Costs.__struct_fields__
+NAMES = tuple(name for name in Costs.__struct_fields__ if name != "notice")
 _COLUMN = {name: index for index, name in enumerate(NAMES)}
 _ROWS = [_COLUMN[name] for name in ("row", "context", "cross")]
 _PREFILLS = [_COLUMN[name] for name in ("prompt", "prefill", "attention", "tile")]
@@ -35,7 +35,9 @@ _LEAST = 30  # requests
 _DRAWS = 16
 _BLOCKS = 20  # stretches of a run, for resampling
 _PASSES = 3  # of when requests came to the engine
-_HUBER = 0.25  # relative residual from which an equation counts less
+_HUBER = 0.5  # relative residual from which an equation counts less
+_FLOOR = 0.1  # of what was measured: what is expected is taken as no less
+_REWEIGHTED = 8
 
 
 class Equations:
@@ -47,17 +49,19 @@ class Equations:
         self.block: list[int] = []
         self.kind: list[tuple[str, bool]] = []  # ttft or decode; with images or without
 
-    def add(self, seen: Steps, costs: Costs) -> None:
-        """The equations of one run; of `costs`, what is spent before the engine."""
+    def add(self, seen: Steps, costs: Costs, beside: int) -> None:
+        """The equations of one run; of `costs`, what is spent before the engine. `beside`: of
+        prompts in a step, with its rows."""
         run = (self.block[-1] + 1) if self.block else 0
         came = seen.came(costs)
+        read = seen.prefilled(came, beside)
         for i in range(seen.count):
             place = run + i * _BLOCKS // seen.count, bool(seen.tiles[i])
-            row, waited = _waiting(seen, came, i)
+            row, waited = _waiting(seen, read, came, i)
             if seen.timed or row[_COLUMN["request"]]:
                 self._add("ttft", place, row, waited)
             if seen.streamed[i]:
-                self._add("decode", place, *_decoding(seen, i))
+                self._add("decode", place, *_decoding(seen, read, i))
 
     def _add(self, kind: str, place: tuple[int, bool], row: Array, seconds: float) -> None:
         if seconds > 0:
@@ -68,10 +72,10 @@ class Equations:
             self.kind.append((kind, images))
 
 
-def _waiting(seen: Steps, came: Array, i: int) -> tuple[Array, float]:
+def _waiting(seen: Steps, read: Array, came: Array, i: int) -> tuple[Array, float]:
     """Of the time to the first token."""
     begin, idle = _boundary(seen, came, i)
-    row, steps = _between(seen, begin, seen.first[i])
+    row, steps = _between(seen, read, begin, seen.first[i])
     row[_COLUMN["request"]], row[_COLUMN["cut"]] = idle, idle * seen.tiles[i]
     row[_COLUMN["step"]] = max(1.0, steps)
     return row, float(seen.first[i] - begin)
@@ -88,29 +92,31 @@ def _boundary(seen: Steps, came: Array, i: int) -> tuple[float, float]:
     return max(before, float(came[going].min())), 0.0
 
 
-def _decoding(seen: Steps, i: int) -> tuple[Array, float]:
+def _decoding(seen: Steps, read: Array, i: int) -> tuple[Array, float]:
     begin, end = seen.first[i], seen.last[i]
-    row, _ = _between(seen, begin, end)
+    row, _ = _between(seen, read, begin, end)
     row[_COLUMN["step"]] = seen.sizes[i] - 1
     return row, float(end - begin)
 
 
-def _between(seen: Steps, begin: float, end: float) -> tuple[Array, float]:
+def _between(seen: Steps, read: Array, begin: float, end: float) -> tuple[Array, float]:
     row = np.zeros(len(NAMES))
-    row[_ROWS], row[_PREFILLS], steps = seen.between(begin, end)
+    row[_ROWS], row[_PREFILLS], steps = seen.between(read, begin, end)
     return row, steps
 
 
 def solve(features: Array, seconds: Array) -> Array:
-    """Costs of at least zero with the least relative residuals."""
+    """Costs of at least zero with the least residuals, as parts of what is expected. (As parts of
+    what was measured, what was fast by chance would count more than what was slow.)"""
     weight = 1.0 / seconds
     scale = np.maximum(np.abs(features * weight[:, None]).max(axis=0), 1e-30)
     costs: Array = np.zeros(features.shape[1])
-    for _ in range(6):
+    for _ in range(_REWEIGHTED):
         a = features * weight[:, None] / scale
         costs = _nonnegative(a.T @ a, a.T @ (seconds * weight)) / scale
-        residual = np.abs(features @ costs - seconds) / seconds
-        weight = np.sqrt(np.minimum(1.0, _HUBER / np.maximum(residual, 1e-12))) / seconds
+        expected = np.maximum(features @ costs, _FLOOR * seconds)
+        residual = np.abs(expected - seconds) / expected
+        weight = np.sqrt(np.minimum(1.0, _HUBER / np.maximum(residual, 1e-12))) / expected
     return costs
 
 
@@ -160,7 +166,7 @@ def fit(
     for _ in range(_PASSES):
         equations = Equations()
         for each in seen:
-            equations.add(each, _costs(costs))
+            equations.add(each, _costs(costs), limits.beside)
         if len(equations.seconds) < 2 * _LEAST:
             raise UsageError(f"too few answered requests with usage: at least {_LEAST} are needed")
         a, b = np.stack(equations.features), np.array(equations.seconds)

@@ -64,7 +64,7 @@ class Fleet(BaseModel):
     spare: int = Field(default=1, ge=0)
     surge: float = Field(default=0.25, gt=0, le=1)
     together: int = Field(default=1, ge=1, description="Replicas that share a machine")
-    router: Literal["two", "least"] = "two"
+    router: Literal["affinity", "least", "two"] = "affinity"
     commitment: Literal["on-demand", "reserved", "spot"] = "on-demand"
     gpu: str = "h100"
     gpus_per_replica: float = Field(default=1, gt=0)

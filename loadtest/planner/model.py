@@ -21,7 +21,8 @@ from loadtest.core import UsageError
 
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds for one of each; see the module. Outside the engine, while it goes on with others:
-    `request` on HTTP and tokens, `cut` on a tile, before it is there."""
+    `request` on HTTP and tokens, `cut` on a tile, before it is there; and `notice` until an engine
+    that is at work knows of it."""
 
     step: float
     row: float = 0.0
@@ -33,6 +34,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tile: float = 0.0
     request: float = 0.0
     cut: float = 0.0
+    notice: float = 0.0
 
     def seconds(self, work: Work) -> float:
         """How long a step with this work takes."""
@@ -64,20 +66,28 @@ class Work(msgspec.Struct):
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a replica has room for, as vLLM's settings say it.
 
-    `budget` is `max_num_batched_tokens`; `kv` the tokens of self-attention KV that fit; a tile's
-    cross-attention KV counts as `tile_kv` of them. `queue` is how many may run and wait before
-    others get 429. `prefixes`, `pictures`: whether beginnings of prompts and pictures that were
-    seen before are reused; what is free of the memory keeps them.
+    `budget` is `max_num_batched_tokens`, what a step computes for a request that is alone; `beside`
+    is `max_num_scheduled_tokens`, which bounds a step beside others (0: it does not); `kv` the
+    tokens of self-attention KV that fit; a tile's cross-attention KV counts as `tile_kv` of them.
+    `queue` is how many may run and wait before others get 429. `prefixes`, `pictures`: whether
+    beginnings of prompts and pictures that were seen before are reused; what is free of the memory
+    keeps them.
     """
 
     seqs: int = 128
     budget: int = 4096
+    beside: int = 0
     kv: int = 1 << 62
     tile_kv: float = 401.0
     queue: int = 1 << 62
     prefixes: bool = True
     pictures: bool = True
     tile_pixels: int = 560
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: as the engine would."""
+        if 0 < self.beside < self.seqs:
+            raise ValueError(f"beside, {self.beside}, must be no less than seqs, {self.seqs}")
 
 
 class Replica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

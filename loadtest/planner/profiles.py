@@ -46,6 +46,7 @@ class _Profile(msgspec.Struct, forbid_unknown_fields=True):
     kv_gib: float
     seqs: int
     budget: int
+    beside: int
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,6 +87,7 @@ def profile(name: str) -> Replica:
         limits=Limits(
             seqs=found.seqs,
             budget=found.budget,
+            beside=found.beside,
             kv=int(found.kv_gib * _GIB / file.model.kv_bytes),
             tile_kv=file.model.cross_bytes / file.model.kv_bytes,
             queue=4 * found.seqs,

@@ -19,6 +19,9 @@ from loadtest.traces import Arrival
 from loadtest.workload import Workload
 
 _HASHED = 512  # tokens of one of Mooncake's blocks
+# Tokens that fill the 16 KiB which the router reads of how a conversation begins: whatever comes
+# after them, requests begin alike to it.
+_LONG = 4096
 
 
 Picture = tuple[object, int]
@@ -41,7 +44,9 @@ class Question:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request on its way. What comes below `turn` is the replica's to fill in."""
+    """One request on its way. `account`: among which shares are fair; a tenant has its own unless
+    it is said. `like`: by which number the router knows its beginning; `None` if no other begins
+    so. What comes below `user` is the replica's to fill in."""
 
     tenant: str
     due: float
@@ -55,15 +60,21 @@ class Request:
     stream: bool = True
     dialogue: tuple[Question, ...] = ()
     talk: object = None  # the conversation, which is nobody else's
+    like: int | None = None
     turn: int = 0
     user: int = -1  # of a closed loop
+    account: str = ""
     cached: int = 0
+    standing: float = 0.0  # among those that the engine reads: less goes first
     left: int = 0  # prompt tokens not yet prefilled
     encode: int = 0  # tiles not yet encoded
     kv: float = 0.0
     first: float = -1.0
     begun: int = 0  # the stretch in which it began to decode
     done: bool = False
+
+    def __post_init__(self) -> None:
+        self.account = self.account or self.tenant
 
     def following(self, end: float) -> Request | None:
         """The next turn of the conversation, its due time when its user has thought."""
@@ -79,6 +90,7 @@ class Request:
             tiles=self.tiles,
             prefix=(self.talk,),
             talk=self.talk,
+            like=self.like,
             shared=history,
             pictures=self.pictures,
             weight=self.weight,
@@ -86,6 +98,7 @@ class Request:
             dialogue=self.dialogue,
             turn=self.turn + 1,
             user=self.user,
+            account=self.account,
         )
 
 
@@ -97,12 +110,15 @@ class Author:
         self._work: Workload = tenant.workload()
         self._plan = random.Random(f"plan {seed}")
         self._tiles = [(i, tiles(size, tile)) for i, size in enumerate(self._work.sizes)]
+        self._names = random.Random(f"names {seed}")
+        self._named: dict[object, int] = {}  # beginnings that are drawn again and again
 
     def begin(self, due: float, user: int = -1) -> Request:
         """The first request of a new dialogue."""
         turns = self._work.turns.draw_count(self._plan, least=1)
         first = self._question(first=True)
         later = [self._question(first=False) for _ in range(turns - 1)]
+        talk = object() if turns > 1 else None
         return Request(
             tenant=self.tenant.name,
             due=due,
@@ -115,7 +131,8 @@ class Author:
             weight=self.tenant.weight,
             stream=self._work.stream,
             dialogue=(first, *later) if later else (),
-            talk=object() if turns > 1 else None,
+            talk=talk,
+            like=self._name(first, talk),
             user=user,
         )
 
@@ -135,6 +152,17 @@ class Author:
         (size, cut), pool = self._plan.choice(self._tiles), self._work.pictures
         which = pool.drawn(self._plan) if pool else None
         return (object() if which is None else (self.tenant.name, size, which)), cut
+
+    def _name(self, first: Question, talk: object) -> int | None:
+        """What of it the router goes by: the first picture, else the conversation's beginning."""
+        beginning: object = None
+        if first.pictures:
+            beginning = first.pictures[0][0]
+        elif first.prefix and first.shared >= _LONG:
+            beginning = first.prefix
+        if isinstance(beginning, tuple):
+            return self._named.setdefault(beginning, self._names.getrandbits(64))
+        return self._names.getrandbits(64) if talk else None
 
     def _prefix(self, first: bool) -> tuple[tuple[object, ...], int]:
         prefixes = self._work.prefixes
@@ -208,11 +236,15 @@ def _replayed(found: list[Arrival], tenant: str) -> Iterator[Request]:
             each.output_tokens,
             prefix=prefix,
             shared=shared * _HASHED,
+            like=hash(prefix[: _LONG // _HASHED]) if shared * _HASHED >= _LONG else None,
         )
 
 
 def of_records(records: Iterable[Record], tiles_of: Mapping[str, int]) -> list[Request]:
-    """The requests of a run that were answered, due when they were, with the hits they had."""
+    """The requests of a run that were answered, due when they were, with the hits they had.
+
+    Records do not say whose token a tenant used: taken as that of the run, one account.
+    """
     found = [
         Request(
             tenant=record.tenant,
@@ -222,6 +254,7 @@ def of_records(records: Iterable[Record], tiles_of: Mapping[str, int]) -> list[R
             tiles=tiles_of.get(record.tenant, 0),
             cached=record.cached_text_tokens,
             stream=record.stream,
+            account="the run's",
         )
         for record in records
         if not record.error

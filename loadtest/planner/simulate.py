@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
-from heapq import heappop, heappush
 from itertools import count as counting
 from typing import Any
 
 from loadtest.core import Failure, Record
+from loadtest.planner.agenda import Agenda, Event
 from loadtest.planner.engine import Engine
 from loadtest.planner.fair import FairQueue
 from loadtest.planner.fleet import Fleet, Rollout
@@ -34,7 +33,7 @@ class Setting:
     """
 
     replicas: int = 1
-    router: str = "two"  # or "least"
+    router: str = "affinity"  # or another of `routing`
     ongoing: int = 1 << 62
     policy: Policy | None = None
     failures: tuple[float, ...] = ()
@@ -46,17 +45,8 @@ class Setting:
     together: int = 1
 
 
-class _Event(IntEnum):
-    READY = 0
-    STRETCH = 1
-    DUE = 2
-    TICK = 3
-    FAIL = 4
-    UPDATE = 5
-    CUT = 6
-
-
-_STRETCH = int(_Event.STRETCH)  # most events are this one
+_NEVER = float("inf")
+_STRETCH = int(Event.STRETCH)  # most events are this one
 
 
 class Simulation:
@@ -74,8 +64,7 @@ class Simulation:
         self._hosts: dict[int, Host] = {}
         self._fleet = Fleet(self._made, setting.router, setting.ongoing, setting.seed)
         self._queue: FairQueue[Request] = FairQueue()
-        self._events: list[tuple[float, int, int, Any, int]] = []
-        self._order = counting()
+        self._agenda = Agenda()
         self._ids = counting()
         self._starting = 0
         self._reports = Reports()
@@ -110,51 +99,45 @@ class Simulation:
             self._serve(self._fleet.start())
         self._foreseen()
         opening = iter(self._load.opening)
-        following = next(opening, None)
+        following, agenda = next(opening, None), self._agenda
         while True:
-            if following is not None and (not self._events or following.due <= self._events[0][0]):
+            at = agenda.next_at()
+            if following is not None and following.due <= at:
                 self.now = following.due
                 if refused := self._due(following):
                     yield refused
                 following = next(opening, None)
-            elif self._events:
-                self.now, _, kind, what, version = heappop(self._events)
+            elif at < _NEVER:
+                self.now, _, kind, what, version = agenda.pop()
                 if kind != _STRETCH:
                     yield from self._happens(kind, what)
                 elif what.version == version:
                     yield from self._advance(what)
-                if kind == _Event.TICK and not self._going(following):
+                if kind == Event.TICK and following is None and agenda.only_looks():
                     break
             else:
                 break
         for number in list(self._born):
             self._gone(number)
 
-    def _going(self, following: Request | None) -> bool:
-        """Whether anything is left but the autoscaler's looks."""
-        return following is not None or any(event[2] != _Event.TICK for event in self._events)
-
     def _foreseen(self) -> None:
         for at in self.setting.failures:
-            self._plan(at, _Event.FAIL)
+            self._agenda.plan(at, Event.FAIL)
         for at in self.setting.updates:
-            self._plan(at, _Event.UPDATE)
+            self._agenda.plan(at, Event.UPDATE)
         if self.setting.policy:
-            self._plan(self.setting.policy.interval, _Event.TICK)
-
-    def _plan(self, at: float, kind: int, what: Any = None, version: int = 0) -> None:
-        heappush(self._events, (at, next(self._order), kind, what, version))
+            self._agenda.plan(self.setting.policy.interval, Event.TICK)
 
     def _happens(self, kind: int, what: Any) -> list[Record]:
         """Anything but the end of a stretch."""
-        if kind in (_Event.DUE, _Event.CUT):
-            refused = self._due(what) if kind == _Event.DUE else self._route(what)
+        if kind in (Event.DUE, Event.CUT):
+            refused = self._due(what) if kind == Event.DUE else self._route(what)
             return [refused] if refused else []
-        if kind == _Event.FAIL:
+        if kind == Event.FAIL:
             return self._fail()
-        if kind == _Event.READY:
+        if kind == Event.READY:
             self._ready(what)
-        elif kind == _Event.TICK:
+        elif kind == Event.TICK:
             self._look()
         else:
             self._update()
@@ -163,16 +146,16 @@ class Simulation:
     def _due(self, request: Request) -> Record | None:
         """It has come; its pictures are to be cut before an engine can have it."""
         if request.tiles and (later := self.replica.costs.cut * request.tiles):
-            self._plan(self.now + later, _Event.CUT, request)
+            self._agenda.plan(self.now + later, Event.CUT, request)
             return None
         return self._route(request)
 
     def _route(self, request: Request) -> Record | None:
         """Give it to a replica; it waits at the router if nobody may take it, or is refused."""
-        engine = None if self._queue.count else self._fleet.choose()
+        engine = None if self._queue.count else self._fleet.choose(request)
         if engine is None:
             cost = (request.prompt + request.output) / request.weight
-            self._queue.push(request.tenant, request, cost)
+            self._queue.push(request.account, request, cost)
         elif engine.ongoing >= self.replica.limits.queue:
             self.refused += 1
             engine.meet(request)
@@ -186,10 +169,9 @@ class Simulation:
         version = engine.version
         engine.meet(request)
         engine.add(request, self.now)
-        if self.setting.router == "least":
-            self._fleet.changed(engine)
+        self._fleet.changed(engine)
         if engine.version != version:
-            self._plan(engine.until, _STRETCH, engine, engine.version)
+            self._agenda.plan(engine.until, _STRETCH, engine, engine.version)
 
     def _advance(self, engine: Engine) -> list[Record]:
         found = []
@@ -198,7 +180,7 @@ class Simulation:
             self._again(request, self.now)
         engine.plan(self.now)
         if engine.until != float("inf"):
-            self._plan(engine.until, _STRETCH, engine, engine.version)
+            self._agenda.plan(engine.until, _STRETCH, engine, engine.version)
         if self._fleet.serves(engine):
             self._fleet.changed(engine)
             if self._queue.count:
@@ -209,7 +191,7 @@ class Simulation:
 
     def _drain_queue(self) -> None:
         while self._queue.count:
-            engine = self._fleet.choose()
+            engine = self._fleet.choose(self._queue.peek())
             if engine is None:
                 return
             self._give(engine, self._queue.pop())
@@ -217,7 +199,7 @@ class Simulation:
     def _again(self, request: Request, end: float) -> None:
         found = self._load.again(request, end)
         if found is not None:
-            self._plan(found.due, _Event.DUE, found)
+            self._agenda.plan(found.due, Event.DUE, found)
 
     def _made(self, number: int) -> Engine:
         costs, limits = self.replica.costs, self.replica.limits
@@ -246,7 +228,7 @@ class Simulation:
 
     def _start(self) -> None:
         self._starting += 1
-        self._plan(self.now + self.replica.cold_start, _Event.READY, self._fleet.start())
+        self._agenda.plan(self.now + self.replica.cold_start, Event.READY, self._fleet.start())
 
     def _ready(self, engine: Engine) -> None:
         self._starting -= 1
@@ -298,7 +280,7 @@ class Simulation:
             self._start()
         for engine in sorted(serving, key=lambda each: each.ongoing)[: max(0, target - wanted)]:
             self._retire(engine)
-        self._plan(self.now + policy.interval, _Event.TICK)
+        self._agenda.plan(self.now + policy.interval, Event.TICK)
 
     def _answer(self, engine: Engine, request: Request) -> Record:
         timed = request.stream and request.output > 1 and self.setting.gaps

@@ -3,7 +3,8 @@
 Each token that anybody got was a row of a step, each first token ended a prefill. The tokens of one
 step come a little after one another, since the front end hands them on one by one: tokens that lie
 closer together than any two of one request are of the same step, and as if they had come together.
-A prompt cut into chunks counts as prefilled where it ended. All times are by the client's clock.
+Prompts that a step had no room for were read in several (`chunks`). All times are by the client's
+clock.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.core import Record
+from loadtest.planner import chunks
 from loadtest.planner.model import Costs
 from loadtest.planner.tiles import computed
 
@@ -38,9 +40,8 @@ class Steps:
         self.tiles = _column(tiles_of.get(r.tenant, 0) for r in kept)
         prompt = _column(r.text_tokens for r in kept)
         new = _column(r.text_tokens - r.cached_text_tokens for r in kept)
-        encoded = _column(computed(tiles_of.get(r.tenant, 0)) for r in kept)
-        ended = np.ones(self.count)
-        self.prefills = np.stack([ended, new, new * (prompt - new / 2), encoded], axis=1)
+        self._encoded = _column(computed(tiles_of.get(r.tenant, 0)) for r in kept)
+        self._prompt, self._new = prompt, new
         self._tokens([_moments(r) for r in kept], prompt)
 
     def came(self, costs: Costs) -> Array:
@@ -48,13 +49,30 @@ class Steps:
         clock: as late as it is told of tokens."""
         return self.sent + costs.request + costs.cut * self.tiles
 
-    def between(self, begin: float, end: float) -> tuple[Array, Array, float]:
+    def prefilled(self, came: Array, beside: int) -> Array:
+        """Sums, up to each moment at which steps ended, of what was prefilled; of requests that
+        came then to an engine whose steps read so much beside others (0: whatever there is)."""
+        end = np.searchsorted(self.moments, self.first)
+        begin, room = end, np.full(len(self.moments), np.inf)
+        if beside and self.timed:
+            at_work = np.searchsorted(np.sort(came), came, side="left")
+            at_work -= np.searchsorted(np.sort(self.last), came, side="right")
+            # Whoever comes to an engine at work waits for the step under way.
+            begin = np.searchsorted(self.moments, came, side="right") + (at_work > 0)
+            begin, room = np.minimum(begin, end), beside - self._decoded
+        found = np.zeros((len(self.moments) + 1, 4))
+        for i, tokens in enumerate(chunks.taken(begin, end, self._new, room)):
+            work = chunks.work(tokens, self._prompt[i], self._encoded[i])
+            found[begin[i] + 1 : end[i] + 2] += work
+        return np.cumsum(found, axis=0)
+
+    def between(self, prefilled: Array, begin: float, end: float) -> tuple[Array, Array, float]:
         """What was done in the steps that ended in (begin, end]: sums of rows, their context and
         tiles; sums of what was prefilled; how many steps they were."""
         low, high = np.searchsorted(self.times, (begin, end), side="right")
         *rows, steps = self._sums[high] - self._sums[low]
-        inside = (self.first > begin) & (self.first <= end)
-        return np.array(rows), self.prefills[inside].sum(axis=0), float(steps)
+        low, high = np.searchsorted(self.moments, (begin, end), side="right")
+        return np.array(rows), prefilled[high] - prefilled[low], float(steps)
 
     def pace(self) -> float | None:
         """Seconds that a step of one row took, which is the same work in every run: the speed of
@@ -79,6 +97,8 @@ class Steps:
         context, cross = prompt[owner] + index, self.tiles[owner]
         steps = _parts(times) if self.timed else decoded / self._rows(times)
         rows = np.stack([decoded, decoded * context, decoded * cross, steps], axis=1)
+        self.moments, which = np.unique(times, return_inverse=True)
+        self._decoded = np.bincount(which, decoded, len(self.moments))
         order = np.argsort(times, kind="stable")
         self.times, self._owner, self._first = times[order], owner[order], (index == 0)[order]
         self._sums = np.vstack([np.zeros(4), np.cumsum(rows[order], axis=0)])

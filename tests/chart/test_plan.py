@@ -49,7 +49,10 @@ def test_the_chart_serves_what_is_planned(chart: Chart, name: str, tmp_path: Pat
     (map_,) = [each for each in of_kind(objects, "ConfigMap") if "catalog.yaml" in each["data"]]
     (tmp_path / "catalog.yaml").write_text(map_["data"]["catalog.yaml"])
     (model,) = Catalog.read(tmp_path / "catalog.yaml").models.values()
-    assert model.engine["max_num_seqs"] == profile(name).limits.seqs
+    limits = profile(name).limits
+    assert model.engine["max_num_seqs"] == limits.seqs
+    assert model.engine["max_num_batched_tokens"] == limits.budget
+    assert model.engine["max_num_scheduled_tokens"] == limits.beside
 
 
 @pytest.mark.parametrize("name", names())
@@ -59,4 +62,5 @@ def test_vllm_knows_the_settings_and_reads_them_as_they_are_meant(name: str) -> 
     assert {key: getattr(read, key) for key in settings} == settings
     limits = profile(name).limits
     assert read.max_num_batched_tokens == limits.budget
+    assert read.max_num_scheduled_tokens == limits.beside
     assert read.max_num_queued_reqs == limits.queue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from math import factorial
 from statistics import fmean
 
@@ -61,7 +62,7 @@ def test_m_m_1() -> None:
     assert times(records) == pytest.approx(1 / (1 - 0.5), rel=0.02)
 
 
-@pytest.mark.parametrize("router", ["two", "least"])
+@pytest.mark.parametrize("router", ["two", "least", "affinity"])
 def test_m_m_c_when_the_router_holds_what_nobody_may_take(router: str) -> None:
     servers, rate = 4, 2.8
     setting = Setting(servers, router, ongoing=1, gaps=False)
@@ -88,38 +89,66 @@ def test_processor_sharing_does_not_depend_on_the_distribution() -> None:
     assert times(records) == pytest.approx(2.0, rel=0.02)
 
 
+@dataclass(eq=False)
+class Going:
+    """A request at the engine; `ends` are of the steps that brought its tokens."""
+
+    request: Request
+    standing: int
+    left: int
+    tiles: int
+    ends: list[float] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        return self.request.prompt - self.left + len(self.ends)
+
+    def advance(self, most: int, costs: Costs) -> tuple[int, float]:
+        """Tokens of a step, and its seconds for them."""
+        if not self.left:
+            return 1, costs.row + costs.context * self.tokens + costs.cross * self.request.tiles
+        taken, before = min(self.left, most), self.tokens
+        time = costs.prefill * taken + costs.attention * taken * (before + taken / 2)
+        time += costs.tile * self.tiles
+        self.left, self.tiles = self.left - taken, 0
+        return taken, time + costs.prompt * (self.left == 0)
+
+
 def steps(costs: Costs, limits: Limits, requests: list[Request]) -> dict[float, list[float]]:
-    """Token times by due time, one step after the other: what the simulator does in stretches."""
-    waiting, going, rows, now = sorted(requests, key=lambda r: r.due), [], [], 0.0
-    tokens: dict[float, list[float]] = {}
-    while waiting or going or rows:
-        if not going and not rows:
-            now = max(now, waiting[0].due)
-        while waiting and waiting[0].due <= now and len(going) + len(rows) < limits.seqs:
-            request = waiting.pop(0)
-            going.append([request, request.prompt, 4 if request.tiles else 0])
-        time = costs.step + costs.row * len(rows)
-        time += sum(costs.context * c + costs.cross * r.tiles for r, c in rows)
-        budget = limits.budget - len(rows)
-        for each in going:
-            taken = min(each[1], max(0, budget))
-            if not taken:
+    """Token times by due time, one step after the other, over one list as vLLM has it: what the
+    simulator does in stretches."""
+    coming, waiting, running = sorted(requests, key=lambda r: r.due), [], []
+    now, overtaken, found = 0.0, False, {}
+    while coming or waiting or running:
+        if not waiting and not running:
+            now = max(now, coming[0].due)
+        while coming and coming[0].due <= now and len(waiting) + len(running) < limits.seqs:
+            new = coming.pop(0)
+            tiles = 4 if new.tiles else 0
+            waiting.append(Going(new, len(waiting) + len(running) + 1, new.prompt, tiles))
+        waiting.sort(key=lambda each: each.standing)
+        held = []
+        if waiting and not overtaken:
+            first = waiting[0].standing
+            held = [each for each in running if each.left and each.standing > first]
+        overtaken, running = bool(held), [each for each in running if each not in held]
+        alone = len(waiting) + len(running) + len(held) == 1
+        budget, time, worked = limits.budget if alone else limits.beside, costs.step, []
+        for each in [*running, *waiting]:
+            if not budget:
                 break
-            before = each[0].prompt - each[1]
-            time += costs.prefill * taken + costs.attention * taken * (before + taken / 2)
-            time += costs.tile * each[2]
-            each[1], each[2], budget = each[1] - taken, 0, budget - taken
-            time += costs.prompt * (each[1] == 0)
+            taken, spent = each.advance(budget, costs)
+            budget, time = budget - taken, time + spent
+            worked.append(each)
         now += time
-        rows = [[r, c + 1] for r, c in rows]
-        for r, _ in rows:
-            tokens[r.due].append(now)
-        for each in [each for each in going if each[1] == 0]:
-            tokens[each[0].due] = [now]
-            rows.append([each[0], each[0].prompt + 1])
-        going = [each for each in going if each[1]]
-        rows = [[r, c] for r, c in rows if len(tokens[r.due]) < r.output]
-    return tokens
+        for each in worked:
+            each.ends += [] if each.left else [now]
+        running += [each for each in waiting if each in worked]
+        running += held
+        waiting = [each for each in waiting if each not in worked]
+        found |= {each.request.due: each.ends for each in running}
+        running = [each for each in running if len(each.ends) < each.request.output]
+    return found
 
 
 def mixed(count: int, seed: int) -> list[Request]:
@@ -131,10 +160,10 @@ def mixed(count: int, seed: int) -> list[Request]:
     return found
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_stretches_are_exactly_the_steps_they_stand_for(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "beside"), [(1, 512), (2, 256), (3, 96)])
+def test_stretches_are_exactly_the_steps_they_stand_for(seed: int, beside: int) -> None:
     costs = Costs(4e-3, 1e-4, 2e-7, 5e-5, 3e-3, 1e-4, 2e-8, 0.02)
-    limits = Limits(seqs=12, budget=256)
+    limits = Limits(seqs=12, budget=512, beside=beside)
     truth = steps(costs, limits, mixed(300, seed))
     replica = Replica("test", "measured", costs, limits)
     for record in Simulation(replica, Load(mixed(300, seed)), Setting()).records():
@@ -143,3 +172,22 @@ def test_stretches_are_exactly_the_steps_they_stand_for(seed: int) -> None:
         assert record.end == pytest.approx(tokens[-1], abs=1e-6)
         assert len(record.gaps) == record.output_tokens - 1
         assert record.last_token == pytest.approx(tokens[-1], abs=1e-4)
+
+
+@pytest.mark.parametrize(("newcomer", "overtakes"), [("b", True), ("a", False)])
+def test_a_long_prompt_is_overtaken_by_whose_account_has_fewer_requests_there(
+    newcomer: str, overtakes: bool
+) -> None:
+    replica = server(Limits(seqs=8, budget=2048, beside=64), step=0.01, prefill=1e-4)
+    row, long = Request("a", 0.0, 10, 200), Request("a", 0.1, 1000, 2)
+    short = Request(newcomer, 0.2, 20, 2)
+    found = Simulation(replica, Load([row, long, short]), Setting()).records()
+    first = {record.prompt_tokens: record.first_token for record in found}
+    assert (first[20] < first[1000]) == overtakes
+    assert first[1000] > 0.1 + 1000 / 63 * 0.01  # in parts, beside the row
+
+
+def test_an_alone_prompt_is_read_at_once() -> None:
+    replica = server(Limits(seqs=8, budget=2048, beside=64), step=0.01, prefill=1e-4)
+    (record,) = Simulation(replica, Load([Request("a", 0.0, 1000, 2)]), Setting()).records()
+    assert record.first_token == pytest.approx(0.01 + 1000 * 1e-4)
