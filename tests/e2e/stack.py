@@ -9,10 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -85,11 +86,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def stack(folder: Path, *command: str, **settings: str) -> Iterator[Stack]:
-    """Start the stack with its state in `folder`; whatever is left of it dies at the end."""
+def stack(
+    folder: Path,
+    *command: str,
+    inherited: Mapping[str, str] = os.environ,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    **settings: str,
+) -> Iterator[Stack]:
+    """Start the stack with its state in `folder`; whatever is left of it dies at the end.
+
+    `options` are for `subprocess.Popen`.
+    """
     port, log = free_port(), folder / "up.log"
     environment = {
-        **os.environ,
+        **inherited,
         "PORT": str(port),
         "METRICS_PORT": str(free_port()),
         "ACCOUNT_ID": ACCOUNT,
@@ -101,7 +111,12 @@ def stack(folder: Path, *command: str, **settings: str) -> Iterator[Stack]:
     began = time.monotonic()
     with log.open("w") as out:
         process = psutil.Popen(
-            command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env=environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
         )
     try:
         _await_ready(process, log)

@@ -6,6 +6,8 @@ which names colours, calls `get_weather` and writes JSON. Each client must see w
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from itertools import cycle
@@ -13,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psutil
 import pytest
+import yaml
 
 from tests.contract import clients, frameworks, javascript
 from tests.contract.clients import CAPITAL, Asked, Client, Place, Turns
-from tests.e2e.stack import ACCOUNT, MODEL, TOKEN, Stack, stack
+from tests.deploy.unit import DEPLOY, Unit
+from tests.e2e.stack import ACCOUNT, MODEL, TOKEN, Stack, free_port, stack
 from tests.e2e.test_stack import COLOURS, looking_at
 
 pytestmark = pytest.mark.timeout(600)
@@ -75,8 +80,20 @@ def able(ability: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with stack(tmp_path_factory.mktemp("clients")) as made:
+def unit(tmp_path_factory: pytest.TempPathFactory) -> Unit:
+    settings = {"ACCOUNT_ID": ACCOUNT, "API_TOKEN": TOKEN, "TENANCY_SECRET": "s" * 32}
+    state = tmp_path_factory.mktemp("clients") / "state"
+    state.mkdir(mode=0o700)  # as StateDirectory has it
+    return Unit.read(state, settings)
+
+
+@pytest.fixture(scope="module")
+def up(unit: Unit) -> Iterator[Stack]:
+    """Started as systemd does it by deploy/llama-vision.service; the last test stops it."""
+    folder = Path(unit.environment["STATE_DIR"]).parent
+    with stack(
+        folder, *unit.command, inherited={}, options=unit.options(), **unit.environment
+    ) as made:
         yield made
 
 
@@ -232,3 +249,27 @@ def test_the_documented_table_is_what_is_driven_here() -> None:
             can = getattr(kind, ability, None) is not None
             assert table[row].get(column, "").startswith("yes") == can, (row, column)
     assert driven == table.keys()
+
+
+def test_compose_finds_it_healthy(up: Stack) -> None:
+    """By the command of deploy/compose.yaml; and not where nobody listens."""
+    service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["serving"]
+    how, python, *words = service["healthcheck"]["test"]
+    assert (how, python) == ("CMD", "python")
+    for port, status in ((up.port, 0), (free_port(), 1)):
+        command = [sys.executable, *(word.replace(":8000/", f":{port}/") for word in words)]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=30)
+        assert done.returncode == status, done.stderr
+    threads = sum(process.num_threads() for process in up.tree())
+    assert threads < service["pids_limit"], "a container has no more"
+
+
+def test_systemd_has_nothing_to_kill_when_it_stops_it(up: Stack, unit: Unit) -> None:
+    """The main process is told, ends the others, and has not failed. The module's last test."""
+    tree = up.tree()
+    state = Path(up.environment["STATE_DIR"])
+    assert [each for each in state.rglob("*") if each.stat().st_mode & 0o77] == []
+    up.process.send_signal(unit.kill_signal)
+    assert up.process.wait(unit.patience) == 0
+    _, alive = psutil.wait_procs(tree, timeout=1)
+    assert alive == []
