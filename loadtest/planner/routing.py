@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from math import sqrt
 from typing import Protocol
 
 from loadtest.planner.engine import Engine
 from loadtest.planner.requests import Request
 
 # As in the service: how many times the mean of open requests a replica may have to be followed,
-# how many more, and how many are nothing yet.
-_ROOM, _MORE, _FEW = 1.25, 2, 4
+# beside the root of the mean, and how many are nothing yet.
+_ROOM, _FEW = 1.25, 4
 
 
 class Router(Protocol):
@@ -117,7 +118,8 @@ class Affinity:
     def choose(self, request: Request) -> Engine:
         """See `Router`."""
         engines, like = self._serving, request.like
-        room = max(_FEW, _ROOM * (self._open + 1) / len(engines) + _MORE) - 1
+        mean = (self._open + 1) / len(engines)
+        room = max(_FEW, _ROOM * mean + sqrt(mean)) - 1
         if like is not None:
             free = (each for each in engines if each.ongoing <= room)
             return max(free, key=lambda each: hash((like, each.number)))
