@@ -138,13 +138,47 @@ async def test_bad_input_is_told(service: Service) -> None:
             assert said(await client.post(ACCOUNTS, json={"name": name})) == (400, 5006)
         limits = f"{ACCOUNTS}/{ACCOUNT}/limits"
         assert said(await client.put(limits, json={"tokens_per_day": 10**30})) == (400, 5006)
-        usage = f"{ACCOUNTS}/{ACCOUNT}/usage"
-        assert said(await client.get(usage, params={"from": "yesterday"})) == (400, 5006)
+        over = {"name": "app", "expires_at": "2020-01-01T00:00:00Z"}
+        assert said(await client.post(f"{ACCOUNTS}/{ACCOUNT}/tokens", json=over)) == (400, 5006)
         for many in ("-1", "0", "many", "1" + "0" * 30):
             assert said(await client.get("/admin/v1/audit", params={"limit": many})) == (400, 5006)
         for name in ("usage", "invoices/2026-11"):
             assert said(await client.get(f"{ACCOUNTS}/{'f' * 32}/{name}")) == (404, 7003)
         assert said(await client.get("/admin/v1/nothing")) == (404, 7003)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("from=yesterday", "'/from'"),
+        ("period=week", "'hour' or 'day'"),
+        ("by=colour", "group by account, token"),
+        ("format=xml", "'json' or 'csv'"),
+        ("form=csv", "'/form'"),
+        ("from=2026-12-01&to=2026-11-01", "ends before it begins"),
+    ],
+)
+async def test_a_question_about_usage_that_means_nothing_is_told_why(
+    service: Service, query: str, words: str
+) -> None:
+    async with operator(service) as client:
+        response = await client.get(f"{ACCOUNTS}/{ACCOUNT}/usage?{query}")
+    assert said(response) == (400, 5006)
+    assert words in response.json()["errors"][0]["message"]
+
+
+async def test_a_table_without_rows_has_its_head(service: Service) -> None:
+    query = "from=2020-01-01T00:00:00+01:00&to=2020-01-02&period=day&by=account,model&format=csv"
+    async with operator(service) as client:
+        empty = (await client.get(f"{ACCOUNTS}/{ACCOUNT}/usage?{query}")).text
+        await service.run()
+        service.tenants._ledger._ship()
+        query = query.replace("2020", "2026", 1).replace("2020", "2036")
+        full = (await client.get(f"{ACCOUNTS}/{ACCOUNT}/usage?{query}")).text
+    assert empty.startswith("period,account,model,requests,")
+    assert len(empty.splitlines()) == 1
+    assert full.startswith(empty)
+    assert len(full.splitlines()) == 2
 
 
 @pytest.mark.parametrize("name", ["usage", "invoices/2026-11"])
