@@ -68,10 +68,12 @@ class Turns:
     def standing(self, item: Waiting) -> int:
         """Where the item stands among those at the engine, by vLLM's rule: lower goes first.
 
-        By priority, then by how many its tenant has there for its weight: what one has let in
-        at once does not come before what another sends next.
+        By priority, then who is owed service, then by how many its tenant has there for its
+        weight: what one has let in at once does not come before what another sends next.
         """
         share = 1000 * self._running[item.flow] // item.weight
+        if not self._queue.owes(item):
+            share += _BAND // 2
         return min(item.priority, _LOWEST) * _BAND + share
 
     async def take(self, item: Waiting, may_wait: bool = True) -> None:

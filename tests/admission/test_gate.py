@@ -394,6 +394,22 @@ async def test_at_the_engine_no_burst_comes_before_what_another_sends_next(
     assert first < second < stood[low][0] < 2**63
 
 
+async def test_at_the_engine_who_is_owed_service_comes_before_who_is_not() -> None:
+    """However many it has there: at nine tenths of its share it has about as many."""
+    turns = Turns(slots=12, tokens=10**6, pixels=1, patience=9)
+    for _ in range(50):  # the loud one has had the engine for itself
+        item = Waiting("loud", 100)
+        await turns.take(item)
+        turns.give(item, 100)
+    loud, *quiet = Waiting("loud", 100), *(Waiting("quiet", 10) for _ in range(8))
+    for item in (loud, *quiet):
+        await turns.take(item)
+    assert turns.standing(quiet[-1]) < turns.standing(loud)
+    turns.give(quiet.pop(), 10_000)  # which was more than anybody had
+    await turns.take(Waiting("quiet", 10))
+    assert turns.standing(loud) < turns.standing(quiet[-1])
+
+
 async def test_those_who_end_together_were_as_fast_as_they_were_together() -> None:
     """An engine's step ends many at once: no time between them is not speed."""
     turns = Turns(slots=4, tokens=10**6, pixels=1, patience=9)
