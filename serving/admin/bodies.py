@@ -72,14 +72,19 @@ class NewToken(_Body):
         return None if self.expires_at is None else _ms(self.expires_at)
 
 
-class UsageQuery(_Body):
+class InvoiceQuery(_Body):
+    """`csv` has the lines."""
+
+    format: Literal["json", "csv"] = "json"
+
+
+class UsageQuery(InvoiceQuery):
     """Times are ISO 8601, in UTC without a zone. `by` are names with commas between them."""
 
     begin: _Moment | None = Field(default=None, alias="from")
     end: _Moment | None = Field(default=None, alias="to")
     period: Literal["hour", "day"] | None = None
     by: str = ""
-    format: Literal["json", "csv"] = "json"
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -123,7 +128,7 @@ class LimitsBody(_Body):
 def wrong(error: ValidationError) -> str:
     """Where and what, without the value."""
     found = error.errors(include_input=False, include_url=False)[0]
-    return f"'/{'/'.join(map(str, found['loc']))}' {found['msg']}"
+    return f"'/{'/'.join(map(str, found['loc']))}' {found['msg'].removeprefix('Value error, ')}"
 
 
 def _ms(moment: datetime) -> int:

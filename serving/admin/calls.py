@@ -9,7 +9,14 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
-from serving.admin.bodies import LimitsBody, NewAccount, NewToken, Switch, UsageQuery
+from serving.admin.bodies import (
+    InvoiceQuery,
+    LimitsBody,
+    NewAccount,
+    NewToken,
+    Switch,
+    UsageQuery,
+)
 from serving.core import Caller
 from serving.errors import NotPermitted
 from serving.tenancy import accounts, usage
@@ -131,8 +138,12 @@ def show_usage(connection: Connection, call: Call) -> object:
 
 def show_invoice(connection: Connection, call: Call) -> object:
     """A month of the account."""
+    query = InvoiceQuery.model_validate(call.query)
     accounts.find(connection, call.account)
-    return usage.invoice(connection, call.account, call.path["month"])
+    invoice = usage.invoice(connection, call.account, call.path["month"])
+    if query.format == "csv":
+        return Text(usage.as_csv(invoice["lines"], usage.columns(usage.INVOICED)))
+    return invoice
 
 
 def show_audit(connection: Connection, call: Call) -> object:

@@ -167,6 +167,23 @@ async def test_a_question_about_usage_that_means_nothing_is_told_why(
     assert words in response.json()["errors"][0]["message"]
 
 
+async def test_errors_say_what_is_wrong_and_nothing_of_inference(service: Service) -> None:
+    nobody = "f" * 32
+    past = {"name": "app", "expires_at": "2020-01-01T00:00:00Z"}
+    asked: list[tuple[str, str, Any, int, str]] = [
+        ("POST", ACCOUNTS, {}, 400, "'/name' Field required"),
+        ("POST", f"{ACCOUNTS}/{ACCOUNT}/tokens", past, 400, "'/expires_at' is over already"),
+        ("GET", f"{ACCOUNTS}/{nobody}", None, 404, f"Could not route to account {nobody}, "),
+        ("GET", f"{ACCOUNTS}/", None, 404, f"Could not route to {ACCOUNTS}/, "),
+    ]
+    async with operator(service) as client:
+        for method, url, body, status, words in asked:
+            response = await client.request(method, url, json=body)
+            assert response.status_code == status, response.text
+            assert response.json()["errors"][0]["message"].startswith(words)
+            assert response.json()["result"] is None
+
+
 async def test_a_table_without_rows_has_its_head(service: Service) -> None:
     query = "from=2020-01-01T00:00:00+01:00&to=2020-01-02&period=day&by=account,model&format=csv"
     async with operator(service) as client:
@@ -193,3 +210,6 @@ async def test_what_was_used_is_shown(service: Service, name: str) -> None:
             assert csv.text.startswith("requests,")
         else:
             assert found["month"] == "2026-11"
+            lines = await client.get(f"{ACCOUNTS}/{ACCOUNT}/{name}", params={"format": "csv"})
+            assert lines.text.startswith("model,requests,")
+            assert len(lines.text.splitlines()) == 2
