@@ -207,9 +207,11 @@ async def _measured(side: Side, bench: Bench, rate: float, index: int) -> dict[s
     await asyncio.sleep(seconds * _LEAD)  # the queue is full when the quiet one begins
     late: list[float] = []
     watch = asyncio.create_task(_watch(late))
+    until = time.perf_counter() + seconds * (1 - _LEAD)  # when the neighbour stops
     answers = await load.paced(bench.port, requests, rate, seed=index)
     watch.cancel()
-    tokens = _tokens(answers) + ((await flood)["tokens"] if flood else 0)
+    tokens = _tokens([answer for answer in answers if answer.ended <= until])
+    tokens += (await flood)["tokens"] if flood else 0
     return {
         **_latency(answers),
         "tokens_per_second": tokens / seconds,
