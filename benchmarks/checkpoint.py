@@ -90,7 +90,7 @@ def numbered(shape: Shape, folder: Path) -> Path:
     return folder
 
 
-def tiny(folder: Path) -> Path:
+def tiny(folder: Path, shape: Shape = TINY) -> Path:
     """Write the tiny checkpoint, with the shipped tokenizer and chat template.
 
     The greedy choice is always a token of plain ASCII text: every answer runs to its length limit,
@@ -98,11 +98,11 @@ def tiny(folder: Path) -> Path:
     """
     words = Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))
     begin, end, pad = map(words.token_to_id, _MARKS)
-    model = _model(TINY, begin, end, pad)
-    silent = [token for token in range(TINY.vocabulary) if not _is_plain(words, token)]
+    model = _model(shape, begin, end, pad)
+    silent = [token for token in range(shape.vocabulary) if not _is_plain(words, token)]
     with torch.no_grad():
         model.lm_head.weight[silent] = 0.0
-    _save(model, TINY, folder)
+    _save(model, shape, folder)
     for name in _TOKENIZER_FILES:
         shutil.copy(SHIPPED / name, folder / name)
     return folder

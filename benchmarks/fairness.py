@@ -1,17 +1,23 @@
 """One tenant offers twenty times its share: what another notices, and what it costs all together.
 
-The whole stack (`serving up`) on a tiny model, two tenants of equal weight. A tenant's share is
-half of what the engine does when more than enough is offered, which is measured first. The quiet
-tenant sends streams at random moments, as many as are a part of its share; the loud one keeps
-`FLOOD` requests under way, twenty times what its half of the engine runs at once, from a process
-of its own that gives way to all others: on a machine that client and servers share, what the quiet
-tenant notices shall be the servers' doing. In turn, a few seconds each:
+The whole stack (`serving up`), two tenants of equal weight. A tenant's share is half of what the
+engine does when more than enough is offered, which is measured first. The quiet tenant sends
+streams at random moments, as many as are a part of its share; the loud one keeps `FLOOD` requests
+under way, twenty times what its half of the engine runs at once, from a process of its own that
+gives way to all others: on a machine that client and servers share, what the quiet tenant notices
+shall be the servers' doing. In turn, a few seconds each:
 
     alone    the quiet one by itself, at each of its rates
     shares   the same beside the loud one, each with an account of its own
     modest   beside a neighbour that keeps as many under way as half of the engine runs
     fcfs     beside the loud one through one account, within which it is first come, first served
     jain     four tenants that always have somebody waiting, one of them with five times the others'
+
+All send what this service is for, a question on a picture, to a small model in which the picture
+takes what it takes in the published one: about as long as a thousand words, or as some of the
+steps in which 32 answers grow by a token. `words` are two of the sides again with nothing but
+short questions: reading one takes less than a step, so that waiting for the step under way, which
+nobody can help, is most of what is measured.
 
 Percentiles are of all rounds together, as a p99 needs hundreds of requests. `shares` over `modest`
 is what the flood costs the quiet tenant; `modest` over `alone` what it costs to share an engine
@@ -28,20 +34,25 @@ import os
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from benchmarks import load, peer, report
+from benchmarks.checkpoint import TINY
 from benchmarks.load import Answer
 from benchmarks.processes import interrupt_on_sigterm
 from benchmarks.rounds import Spread, orders
-from benchmarks.tenants import Tenant, serving
+from benchmarks.tenants import Kind, Tenant, serving
 
 NAME = "fairness"
-TOKENS = 32
+SHAPE = replace(TINY, tile=224)
+KINDS = {
+    "pictures": Kind(words=40, tokens=64, side=2 * SHAPE.tile),  # four tiles
+    "words": Kind(words=12, tokens=32),
+}
 SLOTS = 32
 STEP = 128  # tokens that a step computes beside others
 PARTS = (0.1, 0.5, 0.9)  # of its share, that the quiet tenant sends
@@ -50,6 +61,7 @@ FLOOD = 20 * SLOTS // 2
 EQUALS = (60, 60, 60, 300)
 # How many requests the other tenant keeps under way.
 NEIGHBOUR = {"alone": 0, "modest": SLOTS // 2, "shares": FLOOD, "fcfs": FLOOD}
+_SATURATED = 5.0  # seconds
 _LEAD, _FOR = 0.15, 0.8  # of a side's time: the neighbour's start, and how long the quiet one sends
 _NICENESS = 10
 
@@ -60,17 +72,20 @@ class Side:
 
     kind: str
     part: float = 0.0
+    sends: str = "pictures"
 
     @property
     def name(self) -> str:
         """For results."""
-        return f"{self.kind} {self.part:.0%}" if self.part else self.kind
+        said = f"{self.kind} {self.part:.0%}" if self.part else self.kind
+        return said if self.sends == "pictures" else f"{said}, {self.sends}"
 
 
 SIDES = (
     *(Side(kind, part) for part in PARTS for kind in ("alone", "shares")),
     Side("modest", HALF),
     Side("fcfs", HALF),
+    *(Side(kind, HALF, "words") for kind in ("alone", "shares")),
     Side("jain"),
 )
 
@@ -82,7 +97,8 @@ def main() -> None:
         _be_loud()
         return
     settings = {
-        "tokens": TOKENS,
+        "kinds": {name: asdict(kind) for name, kind in KINDS.items()},
+        "shape": asdict(SHAPE),
         "max_num_seqs": SLOTS,
         "max_num_scheduled_tokens": STEP,
         "loud_at_once": FLOOD,
@@ -94,7 +110,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         engine = {"max_num_seqs": SLOTS, "max_num_scheduled_tokens": STEP}
-        port, tenants = serving(stack, folder, engine, len(EQUALS))
+        port, tenants = serving(stack, folder, engine, len(EQUALS), SHAPE)
         loud = peer.Peer([f"benchmarks.{NAME}", "--loud"], {}, folder / "loud.log")
         stack.callback(loud.close)
         found = uvloop.run(_rounds(Bench(port, tenants, loud, options.seconds), options.rounds))
@@ -121,7 +137,7 @@ def _be_loud() -> None:
 
     def flood(asked: dict[str, Any]) -> dict[str, int]:
         tenant = Tenant(asked["account"], asked["token"])
-        requests = tenant.requests(asked["seed"], TOKENS)
+        requests = tenant.requests(asked["seed"], KINDS[asked["sends"]])
         many, seconds = asked["many"], asked["seconds"]
         answers = uvloop.run(load.flood(asked["port"], requests, many, seconds))
         return {"tokens": _tokens(answers), "answers": len(answers)}
@@ -138,29 +154,40 @@ class Bench:
     loud: peer.Peer
     seconds: float
 
-    async def flood(self, tenant: Tenant, many: int, seconds: float, seed: int) -> dict[str, int]:
+    async def flood(
+        self, tenant: Tenant, sends: str, many: int, seconds: float, seed: int
+    ) -> dict[str, int]:
         """Keep so many requests under way; what was answered."""
         asked = {"port": self.port, "account": tenant.account, "token": tenant.token}
-        asked |= {"many": many, "seconds": seconds, "seed": seed}
+        asked |= {"sends": sends, "many": many, "seconds": seconds, "seed": seed}
         found: dict[str, int] = await asyncio.to_thread(self.loud.ask, asked)
         return found
 
 
 async def _rounds(bench: Bench, rounds: int) -> dict[str, Any]:
-    """The figures of each side in each round, by name, and the tenant's share: streams a second."""
-    for seconds in (3.0, 6.0):  # the first warms up
-        whole = await bench.flood(bench.tenants[0], FLOOD, seconds, seed=int(seconds))
-    share = whole["answers"] / seconds / 2
+    """The figures of each side in each round, by name; a tenant's share in streams a second."""
+    share = {sends: await _share(bench, sends) for sends in KINDS}
     found = []
     for index, order in enumerate(orders([side.name for side in SIDES], rounds)):
         sides: dict[str, Any] = {}
         for name in order:
             await _idle(bench)
             (side,) = (each for each in SIDES if each.name == name)
-            sides[name] = await _measured(side, bench, share * side.part, index)
+            sides[name] = await _measured(side, bench, share[side.sends] * side.part, index)
         print(json.dumps(sides), flush=True)
         found.append(sides)
     return {"share": share, "rounds": found}
+
+
+async def _share(bench: Bench, sends: str) -> float:
+    """Half of what the engine does, by the answers after a start of as long as they are counted."""
+    await _idle(bench)
+    counted = []
+    for times in (1, 2):
+        found = await bench.flood(bench.tenants[0], sends, FLOOD, times * _SATURATED, seed=times)
+        counted.append(found["answers"])
+        await _idle(bench)
+    return (counted[1] - counted[0]) / _SATURATED / 2
 
 
 async def _measured(side: Side, bench: Bench, rate: float, index: int) -> dict[str, Any]:
@@ -169,18 +196,22 @@ async def _measured(side: Side, bench: Bench, rate: float, index: int) -> dict[s
         return {"jain": await _jain(bench, index)}
     quiet, seconds = bench.tenants[0], bench.seconds
     seed = 10 * index + SIDES.index(side) + 10
-    requests = list(
-        itertools.islice(quiet.requests(seed, TOKENS), max(1, int(seconds * rate * _FOR)))
-    )
+    count = max(1, int(seconds * rate * _FOR))
+    requests = list(itertools.islice(quiet.requests(seed, KINDS[side.sends]), count))
     other = bench.tenants[0 if side.kind == "fcfs" else 1]
     many = NEIGHBOUR[side.kind]
-    flood = asyncio.create_task(bench.flood(other, many, seconds, seed + 1000)) if many else None
+    flood = None
+    if many:
+        asked = bench.flood(other, side.sends, many, seconds, seed + 1000)
+        flood = asyncio.create_task(asked)
     await asyncio.sleep(seconds * _LEAD)  # the queue is full when the quiet one begins
     late: list[float] = []
     watch = asyncio.create_task(_watch(late))
+    until = time.perf_counter() + seconds * (1 - _LEAD)  # when the neighbour stops
     answers = await load.paced(bench.port, requests, rate, seed=index)
     watch.cancel()
-    tokens = _tokens(answers) + ((await flood)["tokens"] if flood else 0)
+    tokens = _tokens([answer for answer in answers if answer.ended <= until])
+    tokens += (await flood)["tokens"] if flood else 0
     return {
         **_latency(answers),
         "tokens_per_second": tokens / seconds,
@@ -199,7 +230,12 @@ async def _watch(late: list[float]) -> None:
 async def _jain(bench: Bench, index: int) -> float:
     """1 when all got the same, 1/n when one got it all."""
     floods = (
-        load.flood(bench.port, tenant.requests(1000 + 10 * index + n, TOKENS), many, bench.seconds)
+        load.flood(
+            bench.port,
+            tenant.requests(3000 + 10 * index + n, KINDS["pictures"]),
+            many,
+            bench.seconds,
+        )
         for n, (tenant, many) in enumerate(zip(bench.tenants, EQUALS, strict=True))
     )
     served = [_tokens(each) for each in await asyncio.gather(*floods)]
@@ -209,7 +245,7 @@ async def _jain(bench: Bench, index: int) -> float:
 async def _idle(bench: Bench) -> None:
     """Wait until a request is answered as if nobody else were there."""
     for seed in range(20):
-        request = itertools.islice(bench.tenants[0].requests(5000 + seed, TOKENS), 1)
+        request = itertools.islice(bench.tenants[0].requests(5000 + seed, KINDS["words"]), 1)
         (answer,) = (await load.burst(bench.port, list(request), 1, 60)).answers
         if answer.last < 0.5:
             return
@@ -238,8 +274,8 @@ def _report(head: dict[str, Any], found: dict[str, Any]) -> None:
         within = [_of(side, share, [each]) / _of(over, share, [each]) for each in rounds]
         return Spread(_of(side, share, rounds) / _of(over, share, rounds), min(within), max(within))
 
-    def name(kind: str, part: float = HALF) -> str:
-        return Side(kind, part).name
+    def name(kind: str, part: float = HALF, sends: str = "pictures") -> str:
+        return Side(kind, part, sends).name
 
     figures = {
         f"quiet TTFT p{share:.0f}, beside the loud / alone, at {part:.0%} of its share": (
@@ -259,6 +295,13 @@ def _report(head: dict[str, Any], found: dict[str, Any]) -> None:
             ttft(0.99, name("fcfs"), name("alone")),
             "",
         ),
+        **{
+            f"p{share}, short questions only, beside the loud / alone, at 50%": (
+                ttft(share / 100, name("shares", HALF, "words"), name("alone", HALF, "words")),
+                "",
+            )
+            for share in (99, 50)
+        },
         "Jain's index over four tenants": (
             Spread.of([each["jain"]["jain"] for each in rounds]),
             "≥ 0.95",
@@ -292,7 +335,8 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     failed = sum(each[side]["failed"] for each in rounds for side in sides)
     late = max(each[side]["client_late_ms"] for each in rounds for side in sides)
     return [
-        f"a share is {share:.0f} streams a second; {failed} of the quiet tenant's failed",
+        f"a share is {share['pictures']:.1f} streams a second, of short questions"
+        f" {share['words']:.1f}; {failed} of the quiet tenant's failed",
         f"quiet TTFT p50 / p99, ms (requests): {times}",
         f"the quiet tenant's client was late by itself, p99 of the worst side: {late:.1f} ms",
     ]

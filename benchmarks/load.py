@@ -33,6 +33,7 @@ class Answer:
     last: float
     tail: bytes
     events: int  # of the event stream; 0 in a plain answer
+    ended: float = 0.0  # by `time.perf_counter`
 
     @property
     def completion_tokens(self) -> int:
@@ -103,7 +104,8 @@ class _Connection(asyncio.Protocol):
         if self._left >= 0:
             self._left -= len(data)
         if self._left == 0 or (self._left < 0 and self._tail.endswith(b"0\r\n\r\n")):
-            self._end(Answer(self._status, self._first, now, self._tail, self._events))
+            ended = self._sent + now
+            self._end(Answer(self._status, self._first, now, self._tail, self._events, ended))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(Answer(0, 0.0, 0.0, b"", 0))

@@ -2,22 +2,76 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from benchmarks import checkpoint, http_stack, load
+from benchmarks.checkpoint import TINY, Shape
 from benchmarks.processes import Server, free_port
 
 _START_LIMIT = 400.0
 _COMMAND = str(Path(sys.executable).with_name("serving"))
+
+
+_WORDS = (
+    "what",
+    "is",
+    "the",
+    "colour",
+    "of",
+    "shape",
+    "left",
+    "and",
+    "how",
+    "many",
+    "are",
+    "there",
+)
+_PICTURES = 16  # that differ to the eye; to the service all do
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a tenant sends: questions of so many words, on a picture of `side` pixels or on none."""
+
+    words: int
+    tokens: int  # of each answer
+    side: int = 0
+
+    def messages(self, seed: int) -> list[dict[str, Any]]:
+        """Every seed's are others."""
+        generator = random.Random(seed)
+        text = " ".join((str(seed), *generator.choices(_WORDS, k=self.words)))
+        parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+        if self.side:
+            picture = _picture(self.side, seed % _PICTURES) + seed.to_bytes(8)
+            url = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
+            parts.append({"type": "image_url", "image_url": {"url": url}})
+        return [{"role": "user", "content": parts}]
+
+
+@cache
+def _picture(side: int, seed: int) -> bytes:
+    """A JPEG of soft shapes, as large as a photo's is; what follows its end nobody reads."""
+    spots = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(spots).resize((side, side)).save(file, "JPEG")
+    return file.getvalue()
 
 
 @dataclass(frozen=True)
@@ -27,13 +81,13 @@ class Tenant:
     account: str
     token: str
 
-    def requests(self, seed: int, tokens: int) -> Iterator[bytes]:
-        """Streams of so many tokens without end, every one with another prompt."""
+    def requests(self, seed: int, kind: Kind) -> Iterator[bytes]:
+        """Streams of a kind without end, every one with another prompt."""
         path = f"/client/v4/accounts/{self.account}/ai/run/{http_stack.MODEL}"
         for index in itertools.count(seed * 10_000_000):
             body: dict[str, Any] = {
-                "messages": http_stack.conversation(index),
-                "max_tokens": tokens,
+                "messages": kind.messages(index),
+                "max_tokens": kind.tokens,
                 "temperature": 0,
                 "stream": True,
             }
@@ -42,14 +96,14 @@ class Tenant:
 
 
 def serving(
-    stack: ExitStack, folder: Path, engine: Mapping[str, Any], count: int
+    stack: ExitStack, folder: Path, engine: Mapping[str, Any], count: int, shape: Shape = TINY
 ) -> tuple[int, list[Tenant]]:
     """The stack on a free port, with these of the engine's settings, and so many tenants."""
     port = free_port()
     environment = {
         **http_stack._environment(folder),
         "PORT": str(port),
-        "CATALOG": str(catalogue(folder, engine)),
+        "CATALOG": str(catalogue(folder, engine, shape)),
         "STATE_DIR": str(folder / "state"),
         "QUEUE_SECONDS": "300",
     }
@@ -60,9 +114,9 @@ def serving(
     return port, tenants
 
 
-def catalogue(folder: Path, engine: Mapping[str, Any]) -> Path:
+def catalogue(folder: Path, engine: Mapping[str, Any], shape: Shape = TINY) -> Path:
     """One of a tiny model, made here, with these of the engine's settings."""
-    checkpoint.tiny(folder / "model")
+    checkpoint.tiny(folder / "model", shape)
     file = folder / "catalog.yaml"
     entry = {
         "checkpoint": str(folder / "model"),

@@ -53,7 +53,9 @@ def app(database: Database, secret: Secret, identity: Identity) -> Starlette:
         Route(path, _endpoint(handler, own, database, secret, identity), methods=[method])
         for method, path, handler, own in _ROUTES
     ]
-    return Starlette(routes=routes, exception_handlers={404: _unknown, 405: _unknown})
+    made = Starlette(routes=routes, exception_handlers={404: _unknown, 405: _unknown})
+    made.router.redirect_slashes = False  # to a URL that whoever stands before us has not got
+    return made
 
 
 def _endpoint(
@@ -81,7 +83,7 @@ def _work(database: Database, handler: Handler, call: Call) -> object:
         with database.begin() as connection:
             return handler(connection, call)
     except NotFound as error:
-        raise UnknownObject(str(error)) from error
+        raise UnknownObject(error.what) from error
     except IntegrityError as error:
         raise InvalidInput("such an account exists already") from error
     except ValidationError as error:
@@ -110,9 +112,7 @@ def _answered(result: object) -> Response:
 def _failed(error: ServingError) -> Response:
     status = envelope.problem(error).status
     headers = {name.decode(): value.decode() for name, value in envelope.headers(error)}
-    return Response(
-        envelope.failure(error, ""), status, headers=headers, media_type="application/json"
-    )
+    return Response(envelope.refusal(error), status, headers=headers, media_type="application/json")
 
 
 def _unknown(request: Request, _: Exception) -> Response:

@@ -1,18 +1,44 @@
-"""The bodies of the admin API. Unknown fields are errors."""
+"""The bodies and queries of the admin API. Unknown fields are errors."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from serving.core import Limits
 from serving.tenancy.prices import PICODOLLARS, dollars
 
 _Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 _Count = Annotated[int, Field(ge=0, le=10**15)]  # which databases hold and Lua counts exactly
+
+
+def _in_future(moment: datetime) -> datetime:
+    if moment <= datetime.now(UTC):
+        raise ValueError("is over already")
+    return moment
+
+
+def _unescaped(text: object) -> object:
+    """The `+` of a time zone is a space to whoever decodes a query that has not escaped it."""
+    return text[:11] + text[11:].replace(" ", "+") if isinstance(text, str) else text
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+_Moment = Annotated[datetime, BeforeValidator(_unescaped), AfterValidator(_in_utc)]
 
 
 class _Body(BaseModel):
@@ -39,11 +65,31 @@ class NewToken(_Body):
     name: _Name
     role: Literal["member", "admin"] = "member"
     scopes: list[Literal["ai", "admin"]] = Field(default=["ai"], min_length=1)
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[AwareDatetime, AfterValidator(_in_future)] | None = None
 
     def expires_ms(self) -> int | None:
         """Unix milliseconds."""
         return None if self.expires_at is None else _ms(self.expires_at)
+
+
+class InvoiceQuery(_Body):
+    """`csv` has the lines."""
+
+    format: Literal["json", "csv"] = "json"
+
+
+class UsageQuery(InvoiceQuery):
+    """Times are ISO 8601, in UTC without a zone. `by` are names with commas between them."""
+
+    begin: _Moment | None = Field(default=None, alias="from")
+    end: _Moment | None = Field(default=None, alias="to")
+    period: Literal["hour", "day"] | None = None
+    by: str = ""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What to add up by."""
+        return tuple(filter(None, self.by.split(",")))
 
 
 class LimitsBody(_Body):
@@ -82,7 +128,7 @@ class LimitsBody(_Body):
 def wrong(error: ValidationError) -> str:
     """Where and what, without the value."""
     found = error.errors(include_input=False, include_url=False)[0]
-    return f"'/{'/'.join(map(str, found['loc']))}' {found['msg']}"
+    return f"'/{'/'.join(map(str, found['loc']))}' {found['msg'].removeprefix('Value error, ')}"
 
 
 def _ms(moment: datetime) -> int:

@@ -9,7 +9,14 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
-from serving.admin.bodies import LimitsBody, NewAccount, NewToken, Switch
+from serving.admin.bodies import (
+    InvoiceQuery,
+    LimitsBody,
+    NewAccount,
+    NewToken,
+    Switch,
+    UsageQuery,
+)
 from serving.core import Caller
 from serving.errors import NotPermitted
 from serving.tenancy import accounts, usage
@@ -115,24 +122,28 @@ def set_limits(connection: Connection, call: Call) -> object:
 
 
 def show_usage(connection: Connection, call: Call) -> object:
-    """Sums: `from`, `to` (ISO 8601, the last 30 days), `period`, `by`, `format` (json, csv)."""
-    query = call.query
+    """Sums, of the last 30 days unless told otherwise."""
+    query = UsageQuery.model_validate(call.query)
     now = datetime.now(UTC)
-    begin = _moment(query.get("from"), now - timedelta(days=30))
-    end = _moment(query.get("to"), now + timedelta(seconds=1))
-    by = tuple(filter(None, query.get("by", "").split(",")))
-    account = call.path.get("account")
+    begin, end = query.begin or now - timedelta(days=30), query.end or now + timedelta(seconds=1)
+    account, by = call.path.get("account"), query.groups
     if account is not None:
         accounts.find(connection, account)
-    lines = usage.sums(connection, begin, end, period=query.get("period"), by=by, account=account)
+    lines = usage.sums(connection, begin, end, period=query.period, by=by, account=account)
     rows = usage.as_dicts(lines, by)
-    return Text(usage.as_csv(rows)) if query.get("format") == "csv" else rows
+    if query.format == "csv":
+        return Text(usage.as_csv(rows, usage.columns(by, query.period)))
+    return rows
 
 
 def show_invoice(connection: Connection, call: Call) -> object:
     """A month of the account."""
+    query = InvoiceQuery.model_validate(call.query)
     accounts.find(connection, call.account)
-    return usage.invoice(connection, call.account, call.path["month"])
+    invoice = usage.invoice(connection, call.account, call.path["month"])
+    if query.format == "csv":
+        return Text(usage.as_csv(invoice["lines"], usage.columns(usage.INVOICED)))
+    return invoice
 
 
 def show_audit(connection: Connection, call: Call) -> object:
@@ -149,10 +160,3 @@ def _subject(connection: Connection, call: Call) -> str:
     if token is None:
         return accounts.find(connection, call.account).id
     return accounts.find_token(connection, call.account, token).id
-
-
-def _moment(text: str | None, default: datetime) -> datetime:
-    if text is None:
-        return default
-    found = datetime.fromisoformat(text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

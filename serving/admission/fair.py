@@ -4,14 +4,15 @@ The virtual token counter of Sheng et al., "Fairness in Serving Large Language M
 every tenant has a counter of service received, over its weight; the one with the least is next. A
 tenant that comes back from idleness starts at the counter of those who are waiting less a credit:
 whoever sends its share at random moments is ahead of it now and behind it then, and waits for none
-of that, but nobody saves up more. Costs are estimates when a turn is given, corrected when the
-truth is known. Pure.
+of that, but nobody saves up more. What is served while nobody waits is at nobody's expense and
+counts for nothing: who had an idle engine for itself is not behind those who come then. Costs are
+estimates when a turn is given, corrected when the truth is known. Pure.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
@@ -56,6 +57,7 @@ class FairQueue:
         self._flows: dict[str, _Flow] = {}
         self._active: dict[str, _Flow] = {}  # those with somebody waiting
         self._level = 0.0  # the counter of whoever was served last
+        self._free: set[Waiting] = set()  # those served while nobody waited
 
     def __len__(self) -> int:
         return sum(len(flow.queue) for flow in self._active.values())
@@ -72,22 +74,26 @@ class FairQueue:
         )
         return [flow.queue[0] for flow in flows]
 
-    def owes(self, item: Waiting) -> bool:
-        """Whether others have had more service than the item's tenant, by far."""
-        others = (flow.counter for name, flow in self._active.items() if name != item.flow)
-        most = min(self._level, max(others, default=inf))
+    def owes(self, item: Waiting, running: Iterable[str]) -> bool:
+        """Whether another, who waits or runs, had more service than the item's tenant, by far."""
+        others = (self._flows.get(name) for name in {*running, *self._active} - {item.flow})
+        most = max((flow.counter for flow in others if flow is not None), default=-inf)
         own = self._flows.get(item.flow, _Flow(-inf)).counter
         behind = most - max(own, self._level - self.credit)
         return behind >= _MARGIN * item.cost / item.weight
 
-    def owed(self) -> Waiting | None:
-        """The first of the least served tenant, if the others owe it service."""
+    def owed(self, running: Iterable[str]) -> Waiting | None:
+        """The first of the least served tenant, if another owes it service."""
         least = min(self._active.values(), key=lambda flow: flow.counter, default=None)
-        return least.queue[0] if least is not None and self.owes(least.queue[0]) else None
+        if least is None or not self.owes(least.queue[0], running):
+            return None
+        return least.queue[0]
 
     def push(self, item: Waiting) -> None:
         """Behind the others of its tenant."""
         flow = self._entered(item)
+        if not self._active:
+            self._charge_free()
         flow.queue.append(item)
         self._active[item.flow] = flow
         self._count(flow, item, 1)
@@ -108,8 +114,12 @@ class FairQueue:
         return item
 
     def serve(self, item: Waiting) -> None:
-        """Somebody who need not wait: charge the cost."""
+        """Somebody who need not wait: charge the cost if others do."""
         flow = self._entered(item)
+        if not self._active:
+            self._free.add(item)
+            flow.counter = self._level - self.credit
+            return
         self._level = max(self._level, flow.counter)
         flow.counter += item.cost / item.weight
 
@@ -121,8 +131,10 @@ class FairQueue:
         self._left(item.flow, flow)
 
     def correct(self, item: Waiting, more: float) -> None:
-        """The item cost so much more, or less, than was thought."""
-        if (flow := self._flows.get(item.flow)) is not None:
+        """The item is done and cost so much more, or less, than was thought."""
+        if item in self._free:
+            self._free.remove(item)
+        elif (flow := self._flows.get(item.flow)) is not None:
             flow.counter += more / item.weight
 
     def last_of_longest(self, item: Waiting) -> Waiting | None:
@@ -147,6 +159,12 @@ class FairQueue:
         if not flow.queue:
             flow.counter = max(flow.counter, self._level - self.credit)
         return flow
+
+    def _charge_free(self) -> None:
+        """Somebody waits: from now on what runs is at others' expense."""
+        running, self._free = self._free, set()
+        for item in running:
+            self.correct(item, item.cost)
 
     def _left(self, name: str, flow: _Flow) -> None:
         if not flow.queue:

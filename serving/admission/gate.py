@@ -134,7 +134,7 @@ class Gate:
             return planned, self._store
         found, store = await self._ask(generation.id, planned)
         if isinstance(found, Refusal):
-            headers += _headers([found.charge], {}, now)
+            headers += _headers([found.charge], _fits(found, now), now)
             raise _refused(found)
         headers += _headers(planned, found, now)
         return planned, store
@@ -230,6 +230,14 @@ def _refused(refusal: Refusal) -> ServingError:
     if isinstance(refusal.charge, Quota):
         return QuotaSpent(refusal.charge.name, refusal.wait)
     return RateLimited(refusal.charge.name, refusal.wait)
+
+
+def _fits(refusal: Refusal, now: float) -> dict[str, float]:
+    """When a rate is whole again: not before there is room for what was refused."""
+    charge = refusal.charge
+    if not isinstance(charge, Rate):
+        return {}
+    return {charge.key: now + max(charge.period, refusal.wait)}
 
 
 def _headers(planned: Iterable[Charge], tats: dict[str, float], now: float) -> Headers:

@@ -51,7 +51,8 @@ class Turns:
         self._running: Counter[str] = Counter()  # by tenant
         self._queue = FairQueue()
         self._turns: dict[Waiting, asyncio.Future[None]] = {}
-        self._done = self._took = 0.0  # cost, and in how many seconds, lately
+        # Requests lately, their cost, and in how many seconds.
+        self._many = self._done = self._took = 0.0
         self._ended = time.monotonic()
 
     @property
@@ -68,10 +69,12 @@ class Turns:
     def standing(self, item: Waiting) -> int:
         """Where the item stands among those at the engine, by vLLM's rule: lower goes first.
 
-        By priority, then by how many its tenant has there for its weight: what one has let in
-        at once does not come before what another sends next.
+        By priority, then who is owed service, then by how many its tenant has there for its
+        weight: what one has let in at once does not come before what another sends next.
         """
         share = 1000 * self._running[item.flow] // item.weight
+        if not self._queue.owes(item, self._running):
+            share += _BAND // 2
         return min(item.priority, _LOWEST) * _BAND + share
 
     async def take(self, item: Waiting, may_wait: bool = True) -> None:
@@ -106,9 +109,10 @@ class Turns:
         now = time.monotonic()
         # Of all that runs at once, one has ended: the speed of the whole engine. Many end with one
         # of its steps, and so with no time between them.
+        self._many = _MEMORY * self._many + 1
         self._done = _MEMORY * self._done + cost
         self._took = _MEMORY * self._took + now - self._ended
-        usual = (1 - _MEMORY) * self._done
+        usual = self._done / self._many
         self._queue.credit = self._slots * usual  # as much as it runs at once
         self._ended = now
         self._leave(item)
@@ -131,7 +135,9 @@ class Turns:
         if item.priority == LAST:
             return False
         places = self._places(item.flow)
-        return self._running[item.flow] < places or (places > 0 and self._queue.owes(item))
+        return self._running[item.flow] < places or (
+            places > 0 and self._queue.owes(item, self._running)
+        )
 
     def _places(self, *more: str) -> float:
         """Each tenant's share of the places; nobody has one who is alone."""
@@ -161,10 +167,10 @@ class Turns:
             return None
         places = self._places()
         heads = [head for head in heads if head.priority != LAST]
-        below = next((head for head in heads if self._running[head.flow] < places), None)
         # Whether somebody is owed service takes looking at all others: asked for one of them only.
-        owed = self._queue.owed() if places and not below else None
-        return below or (owed if owed in heads else None)
+        owed = self._queue.owed(self._running) if places else None
+        below = (head for head in heads if self._running[head.flow] < places)
+        return owed if owed in heads else next(below, None)
 
     def _give_up(self, item: Waiting, turn: asyncio.Future[None]) -> None:
         """The item leaves: from the queue, or with a turn that came at the same moment."""

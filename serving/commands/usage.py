@@ -47,7 +47,7 @@ def _usage(
         lines = usage.sums(
             connection, begin, end, period=period or None, by=groups, account=account or None
         )
-    _print(usage.as_dicts(lines, groups), format_)
+    _print(usage.as_dicts(lines, groups), format_, usage.columns(groups, period))
 
 
 def _needed(account: str) -> str:
@@ -56,10 +56,10 @@ def _needed(account: str) -> str:
     return account
 
 
-def _print(rows: list[dict[str, object]], format_: Format) -> None:
+def _print(rows: list[dict[str, object]], format_: Format, names: list[str]) -> None:
     match format_:
         case Format.CSV:
-            typer.echo(usage.as_csv(rows), nl=False)
+            typer.echo(usage.as_csv(rows, names), nl=False)
         case Format.JSON:
             typer.echo(json.dumps(rows, indent=1))
         case Format.TABLE:
@@ -71,7 +71,7 @@ def _invoice(invoice: dict[str, object], format_: Format) -> None:
     assert isinstance(lines, list)
     match format_:
         case Format.CSV:
-            _print(lines, format_)
+            _print(lines, format_, usage.columns(usage.INVOICED))
         case Format.JSON:
             typer.echo(json.dumps(invoice, indent=1))
         case Format.TABLE:

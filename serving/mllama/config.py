@@ -61,10 +61,13 @@ def tile_tokens(vision: Any) -> int:
 
 def max_request_slots(vllm_config: VllmConfig) -> int:
     """Cross-attention slots of a request with the most images, each with all its tiles."""
-    model = vllm_config.model_config
-    vision = model.hf_config.vision_config
-    images = model.multimodal_config.get_limit_per_prompt("image")
-    return int(images) * slots_for(vision.max_num_tiles, tile_tokens(vision))
+    images = vllm_config.model_config.multimodal_config.get_limit_per_prompt("image")
+    return int(images) * picture_slots(vllm_config.model_config.hf_config.vision_config)
+
+
+def picture_slots(vision: Any) -> int:
+    """Cross-attention slots of an image with all its tiles. `vision`: MllamaVisionConfig."""
+    return slots_for(vision.max_num_tiles, tile_tokens(vision))
 
 
 def request_layout(config: Any, request: Any) -> Layout:

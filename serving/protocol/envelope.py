@@ -104,6 +104,12 @@ def failure(error: errors.ServingError, request_id: str) -> bytes:
     return _encode(described(error, request_id))
 
 
+def refusal(error: errors.ServingError) -> bytes:
+    """The body of the error answer of what is not inference, and says nothing in its words."""
+    found = problem(error)
+    return _encode(_refused(found.code, str(error) or found.text.format(error)))
+
+
 def interruption(error: errors.ServingError, request_id: str) -> dict[str, Any]:
     """What a stream's last frame says when it breaks off.
 
@@ -127,7 +133,11 @@ def described(error: errors.ServingError, request_id: str) -> dict[str, Any]:
     found = problem(error)
     text = found.text.format(error)
     if found.name is None:
-        entry = {"code": found.code, "message": text}
-        return {"result": None, "success": False, "errors": [entry], "messages": []}
+        return _refused(found.code, text)
     entry = {"message": f"AiError: {found.name}: {text} ({request_id})", "code": found.code}
     return {"errors": [entry], "success": False, "result": {}, "messages": []}
+
+
+def _refused(code: int, message: str) -> dict[str, Any]:
+    entry = {"code": code, "message": message}
+    return {"result": None, "success": False, "errors": [entry], "messages": []}

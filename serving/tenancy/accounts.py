@@ -23,7 +23,11 @@ ENVIRONMENT = "environment"  # the name of the account and the token that ACCOUN
 
 
 class NotFound(Exception):  # noqa: N818 - a domain word
-    """There is no such account, or no such token in it."""
+    """There is no such account, or no such token in it: `what` was asked for."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"no {what}")
+        self.what = what
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def find(connection: Connection, id_: str) -> Account:
     """Raises: NotFound."""
     for account in every(connection, id_):
         return account
-    raise NotFound(f"no account {id_}")
+    raise NotFound(f"account {id_}")
 
 
 def switch(connection: Connection, actor: str, id_: str, *, on: bool) -> Account:
@@ -165,7 +169,7 @@ def find_token(connection: Connection, account: str, id_: str) -> Token:
     """Raises: NotFound: the account has no such token."""
     for token in tokens_of(connection, account, id_):
         return token
-    raise NotFound(f"no token {id_} in account {account}")
+    raise NotFound(f"token {id_} in account {account}")
 
 
 def revoke(connection: Connection, actor: str, account: str, id_: str) -> Token:

@@ -23,6 +23,9 @@ PERIODS = {"hour": HOUR, "day": 24 * HOUR}
 """Milliseconds. Both begin where UTC's do."""
 GROUPS = ("account", "token", "model", "route", "outcome")
 
+INVOICED = ("model",)
+"""What an invoice has lines by."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -52,8 +55,10 @@ def sums(
     """Sums over `begin` <= time < `end`, of one account or of all.
 
     Raises:
-        ValueError: no such period or group.
+        ValueError: no such period or group, or a time that ends before it begins.
     """
+    if begin > end:
+        raise ValueError("the time asked for ends before it begins")
     if not set(by) <= set(GROUPS) or (period and period not in PERIODS):
         raise ValueError(f"group by {', '.join(GROUPS)}; periods are {', '.join(PERIODS)}")
     columns = _between(_ms(begin), _ms(end), account).c
@@ -123,12 +128,16 @@ def _dict(line: Line, by: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """With a head; empty without rows."""
-    if not rows:
-        return ""
+def columns(by: Sequence[str], period: str | None = None) -> list[str]:
+    """The names in `as_dicts`, in their order."""
+    line = Line("begin" if period else "", tuple(by), *[0] * len(SUMS))
+    return list(_dict(line, by))
+
+
+def as_csv(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> str:
+    """With these columns, whose names come first."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
@@ -141,11 +150,11 @@ def invoice(connection: Connection, account: str, text: str) -> dict[str, Any]:
         ValueError: not a month.
     """
     begin, end = month(text)
-    by = ("model",)
+    by = INVOICED
     lines = sums(connection, begin, end, by=by, account=account)
     return {
         "account": account,
-        "month": text,
+        "month": f"{begin:%Y-%m}",
         "currency": "USD",
         "lines": as_dicts(lines, by),
         "requests": sum(line.requests for line in lines),

@@ -66,12 +66,13 @@ def test_what_a_tenant_had_less_than_its_share_it_may_have_now_but_no_more() -> 
         queue.push(Waiting("busy", 10))
         queue.pop()
     back = Waiting("back", 10)
-    assert queue.owes(back)
+    assert queue.owes(back, {"busy"})
+    assert not queue.owes(back, {"back"})  # there is nobody else
     for _ in range(50):
         queue.push(Waiting("busy", 10))
         queue.push(Waiting("back", 10))
     assert [queue.pop().flow for _ in range(7)] == ["back"] * 7
-    assert not queue.owes(back)
+    assert not queue.owes(back, ())
     next_ = Counter(queue.pop().flow for _ in range(20))
     assert abs(next_["back"] - next_["busy"]) <= 2
 
@@ -85,7 +86,39 @@ def test_who_always_waits_is_owed_nothing() -> None:
         queue.push(Waiting("other", 10))
     for _ in range(99):
         queue.pop()
-        assert queue.owed() is None
+        assert queue.owed(()) is None
+
+
+def test_what_is_served_while_nobody_waits_counts_for_nothing() -> None:
+    """Who had the engine for itself is not behind those who come then."""
+    queue = FairQueue()
+    queue.credit = 70
+    for _ in range(100):
+        item = Waiting("alone", 10)
+        queue.serve(item)
+        queue.correct(item, 5)
+    for _ in range(50):
+        queue.push(Waiting("coming", 10))
+        queue.push(Waiting("alone", 10))
+    first = Counter(queue.pop().flow for _ in range(20))
+    assert abs(first["alone"] - first["coming"]) <= 2
+
+
+def test_what_runs_when_somebody_begins_to_wait_is_charged() -> None:
+    """A flood's first requests, for which there was room, too."""
+    queue = FairQueue()
+    queue.credit = 70
+    flood = [Waiting("flood", 10) for _ in range(50)]
+    for item in flood[:7]:
+        queue.serve(item)
+    for item in flood[7:]:
+        queue.push(item)
+    for _ in range(50):
+        queue.push(Waiting("other", 10))
+    assert [queue.pop().flow for _ in range(6)] == ["other"] * 6
+    queue.correct(flood[0], -10)
+    next_ = Counter(queue.pop().flow for _ in range(20))
+    assert abs(next_["flood"] - next_["other"]) <= 2
 
 
 def test_what_turned_out_longer_is_charged() -> None:

@@ -86,6 +86,18 @@ async def test_a_token_has_limits_of_its_own(service: Service) -> None:
     assert (await service.run()).status_code == 200
 
 
+async def test_a_rate_that_was_overrun_is_not_whole_before_it_is_worth_coming_back(
+    service: Service,
+) -> None:
+    """Four tokens of three a minute: the next request fits in 80 seconds."""
+    limit(service, tokens_per_minute=3)
+    assert (await service.run(max_tokens=2)).status_code == 200
+    refused = await service.run(max_tokens=2)
+    assert said(refused) == (429, 3021)
+    assert 60 < int(refused.headers["retry-after"]) <= 80
+    assert 60 < float(refused.headers["x-ratelimit-reset-tokens"].removesuffix("s")) <= 80
+
+
 async def test_tokens_per_minute_are_settled_by_what_was_used(service: Service) -> None:
     """The first reserves all there is and uses 4; then 32 of output are expected, and 4 used."""
     limit(service, tokens_per_minute=40)
@@ -392,6 +404,38 @@ async def test_at_the_engine_no_burst_comes_before_what_another_sends_next(
     first, second = sorted(stood[loud])
     assert stood[quiet] == [first]
     assert first < second < stood[low][0] < 2**63
+
+
+async def test_at_the_engine_who_is_owed_service_comes_before_who_is_not() -> None:
+    """However many it has there: at nine tenths of its share it has about as many."""
+    turns = Turns(slots=4, tokens=10**6, pixels=1, patience=9, kept=6)
+    loud = [Waiting("loud", 100) for _ in range(9)]
+    taking = [asyncio.create_task(turns.take(item)) for item in loud]
+    await asyncio.sleep(0)
+    small = [Waiting("quiet", 10) for _ in range(6)]
+    for item in small:
+        await asyncio.wait_for(turns.take(item), 1)
+    assert turns.standing(small[-1]) < turns.standing(loud[0])
+    turns.give(small[0], 10_000)  # which was more than anybody had
+    assert turns.standing(loud[0]) < turns.standing(small[-1])
+    for task in taking:
+        task.cancel()
+
+
+async def test_who_is_owed_service_has_a_kept_place_before_who_has_fewer() -> None:
+    turns = Turns(slots=4, tokens=10**6, pixels=1, patience=9, kept=2)
+    loud, quiet = ([Waiting(name, 100) for _ in range(9)] for name in ("loud", "quiet"))
+    taking = {item: asyncio.create_task(turns.take(item)) for item in loud}
+    await asyncio.sleep(0)
+    taking |= {item: asyncio.create_task(turns.take(item)) for item in quiet}
+    await asyncio.sleep(0)
+    for item in loud[:3]:
+        turns.give(item, 1000)
+        await asyncio.sleep(0)
+    running = Counter(item.flow for item, task in taking.items() if task.done())
+    assert running == {"loud": 4, "quiet": 5}  # of the former three are done
+    for task in taking.values():
+        task.cancel()
 
 
 async def test_those_who_end_together_were_as_fast_as_they_were_together() -> None:

@@ -101,7 +101,7 @@ def test_who_comes_first_does_not_wait_for_what_is_left_of_a_long_prompt(
     """And whoever was overtaken answers as if nobody had come."""
     want = answers(stepped.llm, [LONG, LATE], TOKENS)
     assert stepped.llm.reset_prefix_cache()
-    stepped.add("short", SHORT, priority=3)
+    stepped.add("short", SHORT, priority=2)
     stepped.step()
     stepped.add("long", LONG, priority=2)
     stepped.step(2)
@@ -115,7 +115,7 @@ def test_who_comes_first_does_not_wait_for_what_is_left_of_a_long_prompt(
 
 def test_who_has_come_and_needs_the_memory_of_whom_it_overtakes_waits(stepped: Stepped) -> None:
     """Both are answered, though the cache holds one of them."""
-    stepped.add("short", SHORT, priority=3)
+    stepped.add("short", SHORT, priority=2)
     stepped.step()
     stepped.add("long", LONG, priority=2)
     stepped.step(2)
@@ -124,3 +124,44 @@ def test_who_has_come_and_needs_the_memory_of_whom_it_overtakes_waits(stepped: S
     assert {name: len(tokens) for name, tokens in stepped.got.items()} == dict.fromkeys(
         ("short", "long", "other"), TOKENS
     )
+
+
+def test_who_comes_before_most_of_those_who_run_is_read_whole_in_the_next_step(
+    stepped: Stepped,
+) -> None:
+    """And whoever comes before the half of them at most is not."""
+    for index in range(3):
+        stepped.add(str(index), compose(f"one {index}", TILE, 12), priority=index)
+    stepped.step()
+    stepped.add("long", LONG, priority=0)
+    stepped.step()
+    assert stepped.steps[1] == ["long", "0", "1", "2"]
+    stepped.run()
+    stepped.steps.clear()
+    for index in range(4):
+        stepped.add(str(index), compose(f"one {index}", TILE, 8), priority=index)
+    stepped.step()
+    stepped.add("other", compose("other", TILE, 100), priority=1)
+    stepped.run()
+    assert stepped.first("other") == -(-101 // (BESIDE - 4))
+
+
+def test_beside_others_no_more_than_a_picture_is_encoded_in_a_step(stepped: Stepped) -> None:
+    stepped.add("short", SHORT)
+    stepped.step()
+    for index in range(3):
+        stepped.add(str(index), compose(f"pictured {index}", TILE, (2, 2), 3))
+    stepped.run()
+    assert [stepped.first(str(index)) for index in range(3)] == [1, 2, 3]
+
+
+def test_nobodys_picture_is_encoded_in_the_step_of_who_comes_before_most(
+    stepped: Stepped,
+) -> None:
+    for index in range(3):
+        stepped.add(str(index), compose(f"one {index}", TILE, 12), priority=3)
+    stepped.step()
+    stepped.add("pictured", compose("pictured", TILE, (2, 2), 3), priority=3)
+    stepped.add("first", SHORT, priority=1)
+    stepped.run()
+    assert (stepped.first("first"), stepped.first("pictured")) == (1, 2)

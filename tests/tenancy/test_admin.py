@@ -138,13 +138,64 @@ async def test_bad_input_is_told(service: Service) -> None:
             assert said(await client.post(ACCOUNTS, json={"name": name})) == (400, 5006)
         limits = f"{ACCOUNTS}/{ACCOUNT}/limits"
         assert said(await client.put(limits, json={"tokens_per_day": 10**30})) == (400, 5006)
-        usage = f"{ACCOUNTS}/{ACCOUNT}/usage"
-        assert said(await client.get(usage, params={"from": "yesterday"})) == (400, 5006)
+        over = {"name": "app", "expires_at": "2020-01-01T00:00:00Z"}
+        assert said(await client.post(f"{ACCOUNTS}/{ACCOUNT}/tokens", json=over)) == (400, 5006)
         for many in ("-1", "0", "many", "1" + "0" * 30):
             assert said(await client.get("/admin/v1/audit", params={"limit": many})) == (400, 5006)
         for name in ("usage", "invoices/2026-11"):
             assert said(await client.get(f"{ACCOUNTS}/{'f' * 32}/{name}")) == (404, 7003)
         assert said(await client.get("/admin/v1/nothing")) == (404, 7003)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("from=yesterday", "'/from'"),
+        ("period=week", "'hour' or 'day'"),
+        ("by=colour", "group by account, token"),
+        ("format=xml", "'json' or 'csv'"),
+        ("form=csv", "'/form'"),
+        ("from=2026-12-01&to=2026-11-01", "ends before it begins"),
+    ],
+)
+async def test_a_question_about_usage_that_means_nothing_is_told_why(
+    service: Service, query: str, words: str
+) -> None:
+    async with operator(service) as client:
+        response = await client.get(f"{ACCOUNTS}/{ACCOUNT}/usage?{query}")
+    assert said(response) == (400, 5006)
+    assert words in response.json()["errors"][0]["message"]
+
+
+async def test_errors_say_what_is_wrong_and_nothing_of_inference(service: Service) -> None:
+    nobody = "f" * 32
+    past = {"name": "app", "expires_at": "2020-01-01T00:00:00Z"}
+    asked: list[tuple[str, str, Any, int, str]] = [
+        ("POST", ACCOUNTS, {}, 400, "'/name' Field required"),
+        ("POST", f"{ACCOUNTS}/{ACCOUNT}/tokens", past, 400, "'/expires_at' is over already"),
+        ("GET", f"{ACCOUNTS}/{nobody}", None, 404, f"Could not route to account {nobody}, "),
+        ("GET", f"{ACCOUNTS}/", None, 404, f"Could not route to {ACCOUNTS}/, "),
+    ]
+    async with operator(service) as client:
+        for method, url, body, status, words in asked:
+            response = await client.request(method, url, json=body)
+            assert response.status_code == status, response.text
+            assert response.json()["errors"][0]["message"].startswith(words)
+            assert response.json()["result"] is None
+
+
+async def test_a_table_without_rows_has_its_head(service: Service) -> None:
+    query = "from=2020-01-01T00:00:00+01:00&to=2020-01-02&period=day&by=account,model&format=csv"
+    async with operator(service) as client:
+        empty = (await client.get(f"{ACCOUNTS}/{ACCOUNT}/usage?{query}")).text
+        await service.run()
+        service.tenants._ledger._ship()
+        query = query.replace("2020", "2026", 1).replace("2020", "2036")
+        full = (await client.get(f"{ACCOUNTS}/{ACCOUNT}/usage?{query}")).text
+    assert empty.startswith("period,account,model,requests,")
+    assert len(empty.splitlines()) == 1
+    assert full.startswith(empty)
+    assert len(full.splitlines()) == 2
 
 
 @pytest.mark.parametrize("name", ["usage", "invoices/2026-11"])
@@ -159,3 +210,6 @@ async def test_what_was_used_is_shown(service: Service, name: str) -> None:
             assert csv.text.startswith("requests,")
         else:
             assert found["month"] == "2026-11"
+            lines = await client.get(f"{ACCOUNTS}/{ACCOUNT}/{name}", params={"format": "csv"})
+            assert lines.text.startswith("model,requests,")
+            assert len(lines.text.splitlines()) == 2
