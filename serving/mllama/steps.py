@@ -48,7 +48,10 @@ class ShortSteps(Scheduler):
         self._stuck: Request | None = None
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
-        """Plan a step: a long one only for a request that is alone, or comes before most."""
+        """Plan a step: a long one only for a request that is alone, or comes before most.
+
+        All are long where the operator has not bounded them.
+        """
         first = self._next()
         favoured = first if first is not None and self._comes_before_most(first) else None
         self.max_num_scheduled_tokens, self.max_num_encoder_input_tokens = self._budgets(favoured)
@@ -82,7 +85,7 @@ class ShortSteps(Scheduler):
     def _budgets(self, favoured: Request | None) -> tuple[int, int]:
         """What this step may read of prompts and answers, and what it may encode, in tokens."""
         most = self.scheduler_config.max_num_batched_tokens
-        if sum(self.get_request_counts()) == 1:
+        if self._beside_others == most or sum(self.get_request_counts()) == 1:
             return most, self._pictures
         if not self.waiting:
             return self._beside_others, self._picture
