@@ -4,6 +4,8 @@
 -- well; here the client is told what happened, in the words of the API.
 
 local HOLE = "REQUEST"
+-- A buffer that takes no more with so little in it, in bytes, is not full: its server is gone.
+local LITTLE = 8192
 -- In these dialects every event has a name.
 local NAMED = { messages = true, responses = true }
 
@@ -21,11 +23,11 @@ function Truncation:http_headers(txn, message)
   end
 end
 
--- Called as each piece of a stream comes and goes: the hot path. An empty buffer that can take no
--- more is one whose server is gone; until it is empty the client has yet to read what came.
+-- Called as each piece of a stream comes and goes: the hot path. What the client has yet to read may
+-- still be there: after it, HAProxy calls nobody when the last piece and the end came together.
 function Truncation:http_payload(_, message)
   if message.channel:may_recv() or message:eom() then return end
-  if message:input() + message:output() > 0 then return end
+  if message:input() + message:output() > LITTLE then return end
   local event = self.named and "event: error\ndata: " or "data: "
   local told = self.told:gsub(HOLE, self.request)
   -- The blank line ends what may have come of an event.

@@ -62,6 +62,7 @@ class Proxy:
 
     client: httpx.AsyncClient
     replicas: dict[str, Replica]
+    process: asyncio.subprocess.Process
 
     async def replica(self, session: str | None, path: str = ONE) -> str:
         """The name of the replica that answers."""
@@ -99,9 +100,9 @@ async def running(folder: Path, count: int, names: Sequence[str] = NAMES) -> Asy
             stack.callback(each.server.close)
             stack.callback(each.released.set)
         port = free_port()
-        await stack.enter_async_context(before(folder, port, replicas))
+        process = await stack.enter_async_context(before(folder, port, replicas))
         client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10)
-        yield Proxy(await stack.enter_async_context(client), replicas)
+        yield Proxy(await stack.enter_async_context(client), replicas, process)
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import struct
 import sys
@@ -25,7 +26,7 @@ from serving.cluster import truncation
 from serving.cluster.tenants import Tenancy
 from serving.settings import Settings
 from serving.tenancy import ledger, record, tables
-from tests.cluster.test_affinity import ONE, Replica, before, patched, running
+from tests.cluster.test_affinity import ONE, Proxy, Replica, before, patched, running
 from tests.servers import free_port
 from tests.tenancy.conftest import ACCOUNT, MODEL, TOKEN, bearer, nothing_set, path, sqlite
 
@@ -253,6 +254,37 @@ async def test_whatever_is_left_of_the_last_event_the_error_is_one_of_its_own(
     error = json.loads(last.removeprefix("data: "))["error"]
     assert (error["type"], error["code"]) == ("api_error", "3050")
     assert error["message"].endswith(" (an-id)")
+
+
+@pytest.mark.parametrize("cut", [0, 5])
+async def test_the_last_event_and_the_end_may_come_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    """As when HAProxy is busy: here it sleeps while the replica sends and is gone."""
+    sent, ask, proxies = EVENTS + events(3, 20), Replica.answer, list[Proxy]()
+
+    async def send(
+        each: Replica, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"POST"):
+            reader.feed_data(head)  # HAProxy asks whether it lives
+            return await ask(each, reader, writer)
+        proxies[0].process.send_signal(signal.SIGSTOP)
+        writer.write(sent[: len(sent) - cut])
+        await writer.drain()
+        writer.close()
+        await asyncio.sleep(0.1)
+        return proxies[0].process.send_signal(signal.SIGCONT)
+
+    monkeypatch.setattr(Replica, "answer", send)
+    async with running(tmp_path, 1) as made:
+        proxies.append(made)
+        for _ in range(5):  # the error was missing one time in four
+            async with made.client.stream("POST", ONE) as response:
+                lines = [each async for each in response.aiter_lines() if each]
+            assert len(lines) == 4
+            assert "3050" in lines[-1]
 
 
 async def test_who_reads_slowly_gets_all_that_came_and_then_the_error(
