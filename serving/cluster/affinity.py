@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ray.serve._private import haproxy
+from serving.cluster import template
 
 HEADER = "x-session-affinity"
 # What is read of a body before its replica is chosen.
 _READ = 65536
 _SIZE = "    tune.bufsize {{ config.bufsize }}\n"
 _SIZED = f"    tune.bufsize {{{{ [config.bufsize, {_READ}] | max }}}}\n"
-_SCRIPT = f"    lua-load-per-thread {Path(__file__).with_suffix('.lua')}\n"
-_THREADS = "    nbthread {{ config.nbthread }}\n"
 _SERVERS = "    # Servers in this backend\n"
 # For one backend; between these lines and the servers nothing may come. A body may take as long to
 # arrive as without them.
@@ -38,10 +36,7 @@ def apply() -> None:
     """Add the rules to what Serve makes HAProxy's configuration of, in this process.
 
     Raises:
-        RuntimeError: this Ray writes it otherwise than the one this was written for.
+        RuntimeError: see `template.change`.
     """
-    template = haproxy.HAPROXY_CONFIG_TEMPLATE
-    if any(template.count(line) != 1 for line in (_SIZE, _THREADS, _SERVERS)):
-        raise RuntimeError("HAProxy's template has changed: see where its servers are")
-    template = template.replace(_THREADS, _THREADS + _SCRIPT).replace(_SIZE, _SIZED)
-    haproxy.HAPROXY_CONFIG_TEMPLATE = template.replace(_SERVERS, _RULES + _SERVERS)
+    texts = {_SIZE: _SIZED, _SERVERS: _RULES + _SERVERS}
+    template.change(texts, "where its servers are", Path(__file__).with_suffix(".lua"))

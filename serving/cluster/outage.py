@@ -17,10 +17,10 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from ray.serve._private import haproxy
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi
 
 from serving import errors
+from serving.cluster import template
 from serving.protocol import openai
 
 # Serve makes 500 of all of these, in plain text.
@@ -31,8 +31,6 @@ _PAGES = """\
     errorfile 504 {{ config.error_file_path }}
     {%- endif %}
 """
-_THREADS = "    nbthread {{ config.nbthread }}\n"
-_SCRIPT = f"    lua-load-per-thread {Path(__file__).with_suffix('.lua')}\n"
 # A replica ended with the request, there is none, one has not begun an answer in its time.
 _ERRORS: dict[int, errors.ServingError] = {
     502: errors.EngineDown(),
@@ -45,14 +43,11 @@ def apply() -> None:
     """Change how Serve configures HAProxy, in this process.
 
     Raises:
-        RuntimeError: this Ray writes it otherwise than the one this was written for.
+        RuntimeError: see `template.change`.
     """
-    template = haproxy.HAPROXY_CONFIG_TEMPLATE
-    if template.count(_PAGES) != 1 or template.count(_THREADS) != 1:
-        raise RuntimeError("HAProxy's template has changed: see where its error pages are")
     lines = "".join(f"    {_rule(status, error)}\n" for status, error in _ERRORS.items())
-    template = template.replace(_THREADS, _THREADS + _SCRIPT)
-    haproxy.HAPROXY_CONFIG_TEMPLATE = template.replace(_PAGES, lines)
+    script = Path(__file__).with_suffix(".lua")
+    template.change({_PAGES: lines}, "where its error pages are", script)
     _keep_servers()
 
 

@@ -10,13 +10,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ray.serve._private import haproxy
-
 from serving import errors
-from serving.cluster import outage
+from serving.cluster import outage, template
 
-_THREADS = "    nbthread {{ config.nbthread }}\n"
-_SCRIPT = f"    lua-load-per-thread {Path(__file__).with_suffix('.lua')}\n"
 _FRONTEND = "frontend http_frontend\n"
 
 
@@ -24,14 +20,11 @@ def apply() -> None:
     """Add the filter to what Serve makes HAProxy's configuration of, in this process.
 
     Raises:
-        RuntimeError: this Ray writes it otherwise than the one this was written for.
+        RuntimeError: see `template.change`.
     """
-    template = haproxy.HAPROXY_CONFIG_TEMPLATE
-    if any(template.count(line) != 1 for line in (_THREADS, _FRONTEND)):
-        raise RuntimeError("HAProxy's template has changed: see where clients come in")
-    template = template.replace(_THREADS, _THREADS + _SCRIPT)
     rule = f"    filter lua.truncation '{_told()}'\n"
-    haproxy.HAPROXY_CONFIG_TEMPLATE = template.replace(_FRONTEND, _FRONTEND + rule)
+    script = Path(__file__).with_suffix(".lua")
+    template.change({_FRONTEND: _FRONTEND + rule}, "where clients come in", script)
 
 
 def _told() -> str:
