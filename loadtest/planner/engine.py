@@ -11,7 +11,7 @@ nothing is preempted; the gaps within a stretch are its mean.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from heapq import heappop, heappush
 from math import ceil, sqrt
 
@@ -58,7 +58,8 @@ class Engine:
         self._rows: list[tuple[int, int, Request]] = []  # heap, by the step of the last token
         self._context = self._cross = 0.0
         self._prompts = Prompts(limits)
-        self._there: Counter[str] = Counter()  # admitted requests of each account
+        self._tags: dict[str, float] = {}  # of each account's last, in the order of turns
+        self._turn = 0.0  # of who ended last
         self._steps = 0
         self._began = 0.0
         self._stretch = 0  # steps in it; 0 of an idle engine
@@ -144,7 +145,7 @@ class Engine:
     def _leave(self, request: Request) -> None:
         self.kv -= request.kv
         self.ongoing -= 1
-        self._there[request.account] -= 1
+        self._turn = max(self._turn, request.standing)
         if request.talk is not None and self.limits.prefixes:
             self._remember((request.talk,), request.prompt + request.output)
 
@@ -262,8 +263,8 @@ class Engine:
         request.kv = self._reserved(request)
         self.kv += request.kv
         self._look_up(request)
-        self._there[request.account] += 1
-        request.standing = self._there[request.account] / request.weight
+        before = max(self._turn, self._tags.get(request.account, 0.0))
+        request.standing = self._tags[request.account] = before + 1 / request.weight
         self._prompts.add(request)
 
     def _look_up(self, request: Request) -> None:

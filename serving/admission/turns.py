@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from dataclasses import dataclass
 
 from serving.admission.fair import LAST, FairQueue, Waiting
+from serving.admission.order import Order
 from serving.errors import Overloaded
 
 _BUSY = "Capacity temporarily exceeded, please try again."
 _MEMORY = 0.99  # how much of what was done, and of the time it took, is kept per request
 _LOWEST = 1000  # priorities beyond are all alike to the engine, which knows 64 bits
-_BAND = 1 << 30
+_BAND = 1 << 50  # between priorities; whoever is owed service is in its lower half
+_TURN = 1000  # from a tag to the next, in the engine's whole numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class Turns:
         self._tokens = tokens
         self._pixels = pixels
         self._patience = patience
-        self._running: Counter[str] = Counter()  # by tenant
+        self._order = Order()
+        self._running = self._order.running
         self._queue = FairQueue()
         self._turns: dict[Waiting, asyncio.Future[None]] = {}
         # Requests lately, their cost, and in how many seconds.
@@ -69,13 +71,12 @@ class Turns:
     def standing(self, item: Waiting) -> int:
         """Where the item stands among those at the engine, by vLLM's rule: lower goes first.
 
-        By priority, then who is owed service, then by how many its tenant has there for its
-        weight: what one has let in at once does not come before what another sends next.
+        By priority, then who is owed service, then in turns between the tenants.
         """
-        share = 1000 * self._running[item.flow] // item.weight
+        place = int(_TURN * self._order.tag(item))
         if not self._queue.owes(item, self._running):
-            share += _BAND // 2
-        return min(item.priority, _LOWEST) * _BAND + share
+            place += _BAND // 2
+        return min(item.priority, _LOWEST) * _BAND + place
 
     async def take(self, item: Waiting, may_wait: bool = True) -> None:
         """Return when it is the item's turn; `give` must follow.
@@ -86,7 +87,7 @@ class Turns:
         if not self._running:
             self._ended = time.monotonic()  # the engine was idle: that was not slowness
         if self._has_place(item) and not (self._turns and self._is_behind(item)):
-            self._running[item.flow] += 1
+            self._order.enter(item)
             self._queue.serve(item)
             return
         if not may_wait:
@@ -118,9 +119,7 @@ class Turns:
         self._leave(item)
 
     def _leave(self, item: Waiting) -> None:
-        self._running[item.flow] -= 1
-        if not self._running[item.flow]:
-            del self._running[item.flow]
+        self._order.leave(item)
         self._next()
 
     def _has_place(self, item: Waiting) -> bool:
@@ -155,7 +154,7 @@ class Turns:
             if turn.done():  # cancelled a moment ago: its task has not run yet
                 self._queue.correct(item, -item.cost)
                 continue
-            self._running[item.flow] += 1
+            self._order.enter(item)
             turn.set_result(None)
 
     def _first(self) -> Waiting | None:

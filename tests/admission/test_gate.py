@@ -406,6 +406,31 @@ async def test_at_the_engine_no_burst_comes_before_what_another_sends_next(
     assert first < second < stood[low][0] < 2**63
 
 
+async def test_at_the_engine_nobody_overtakes_an_earlier_request_of_its_own_tenant() -> None:
+    """Not when others of the tenant's have ended between the two either."""
+    turns = Turns(slots=4, tokens=10**6, pixels=1, patience=9)
+    items = [Waiting("a", 10) for _ in range(4)]
+    for item in items[:3]:
+        await turns.take(item)
+    for item in items[:2]:
+        turns.give(item, 10)
+    await turns.take(items[3])
+    assert turns.standing(items[2]) < turns.standing(items[3])
+
+
+async def test_at_the_engine_a_tenant_that_was_away_has_no_turns_saved_up() -> None:
+    turns = Turns(slots=4, tokens=10**6, pixels=1, patience=9)
+    for _ in range(20):
+        item = Waiting("busy", 10)
+        await turns.take(item)
+        turns.give(item, 10)
+    both = [Waiting("busy", 10), Waiting("back", 10), Waiting("back", 10), Waiting("busy", 10)]
+    for item in both:
+        await turns.take(item)
+    first, back, second, last = map(turns.standing, both)
+    assert first == back < second == last
+
+
 async def test_at_the_engine_who_is_owed_service_comes_before_who_is_not() -> None:
     """However many it has there: at nine tenths of its share it has about as many."""
     turns = Turns(slots=4, tokens=10**6, pixels=1, patience=9, kept=6)
