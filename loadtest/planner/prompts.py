@@ -1,16 +1,19 @@
 """Prompts that an engine reads, a part in each step: whose turn it is, and what that costs.
 
 The service's rule (serving/mllama/steps.py): a step beside others is bounded by `Limits.beside`;
-prompts half read go on, then others are begun, those first of whose tenant there are the fewest;
-and half-read ones wait for a step if somebody comes who goes before them, never twice in a row.
+prompts half read go on, then others are begun, their tenants in turns (serving/admission/order.py);
+half-read ones wait for a step if somebody comes who goes before them, never twice in a row. Such a
+step encodes no more tiles than one picture or one request has.
 """
 
 from __future__ import annotations
 
 from bisect import insort
+from math import inf
 
 from loadtest.planner.model import Limits, Work
 from loadtest.planner.requests import Request
+from loadtest.planner.tiles import MOST
 
 
 class Prompts:
@@ -36,9 +39,12 @@ class Prompts:
         self._overtaken = bool(held)
         first = [each for each in self._begun if each not in held] if held else self._begun
         turns = first + self._new
-        room = max(1, (self._alone if alone else self._beside) - int(work.rows))
+        bounded = self._beside < self._alone and not alone
+        room = max(1, (self._beside if bounded else self._alone) - int(work.rows))
+        tiles = max(MOST, _tiles(self._new[0])) if bounded and self._new else inf
         read = 0
-        while read < len(turns) and room > 0:
+        while read < len(turns) and room > 0 and _tiles(turns[read]) <= tiles:
+            tiles -= _tiles(turns[read])
             room -= _read(turns[read], room, work)
             read += 1
         begun = max(read, len(first))
@@ -67,6 +73,11 @@ class Prompts:
 
 def _standing(request: Request) -> float:
     return request.standing
+
+
+def _tiles(request: Request) -> int:
+    """To be encoded, as they were cut."""
+    return request.tiles if request.encode else 0
 
 
 def _read(request: Request, room: int, work: Work) -> int:

@@ -94,7 +94,7 @@ class Going:
     """A request at the engine; `ends` are of the steps that brought its tokens."""
 
     request: Request
-    standing: int
+    standing: float
     left: int
     tiles: int
     ends: list[float] = field(default_factory=list)
@@ -125,7 +125,7 @@ def steps(costs: Costs, limits: Limits, requests: list[Request]) -> dict[float, 
         while coming and coming[0].due <= now and len(waiting) + len(running) < limits.seqs:
             new = coming.pop(0)
             tiles = 4 if new.tiles else 0
-            waiting.append(Going(new, len(waiting) + len(running) + 1, new.prompt, tiles))
+            waiting.append(Going(new, new.due, new.prompt, tiles))
         waiting.sort(key=lambda each: each.standing)
         held = []
         if waiting and not overtaken:
@@ -133,9 +133,12 @@ def steps(costs: Costs, limits: Limits, requests: list[Request]) -> dict[float, 
             held = [each for each in running if each.left and each.standing > first]
         overtaken, running = bool(held), [each for each in running if each not in held]
         alone = len(waiting) + len(running) + len(held) == 1
-        budget, time, worked = limits.budget if alone else limits.beside, costs.step, []
+        bounded = not alone and limits.beside < limits.budget
+        budget, time, worked = limits.beside if bounded else limits.budget, costs.step, []
+        encoded = 0
         for each in [*running, *waiting]:
-            if not budget:
+            encoded += each.request.tiles if each.tiles else 0
+            if not budget or (bounded and encoded > 4):
                 break
             taken, spent = each.advance(budget, costs)
             budget, time = budget - taken, time + spent
