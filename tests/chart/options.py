@@ -64,6 +64,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "state": {"create": True, "storageClassName": "nfs"},
         "networkPolicy": _STORES,
     },
+    "stores of others": {
+        "tenancy": {
+            "enabled": True,
+            "databaseSecret": {"name": "accounts-app", "key": "uri"},
+            "redisSecret": {"name": "limits", "key": "url"},
+        },
+        "trust": {"configMap": "ca"},
+        "state": {"create": True},
+        "networkPolicy": _STORES,
+    },
     "external secrets": {
         "secrets": {
             "externalSecrets": {

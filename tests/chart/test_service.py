@@ -15,6 +15,8 @@ import yaml
 from serving.catalog import Catalog
 from serving.settings import Settings
 from serving.tenancy import prices
+from tests import servers
+from tests.certificates import Certificate
 from tests.chart.helm import CHART, PROFILES, Chart, containers, of_kind, pods, ray
 from tests.chart.options import OPTIONS
 from tests.gateway.conftest import ACCOUNT, TOKEN, Service
@@ -225,6 +227,51 @@ def test_the_migration_makes_the_tables(chart: Chart, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert file.stat().st_size > 0
     assert [each["name"] for each in container["env"]] == ["HOME", "DATABASE_URL"]
+
+
+def test_urls_that_others_keep_are_named(chart: Chart) -> None:
+    objects = pods(chart.render(OPTIONS["stores of others"], "cpu-demo"))
+    for pod, names in (
+        ("worker", {"DATABASE_URL", "REDIS_URL"}),
+        ("demo-migrate", {"DATABASE_URL"}),
+    ):
+        sources = {
+            name: each["valueFrom"]["secretKeyRef"]
+            for name, each in variables(objects[pod]).items()
+            if name in names
+        }
+        assert sources.pop("DATABASE_URL") == {"name": "accounts-app", "key": "uri"}
+        assert list(sources.values()) == [{"name": "limits", "key": "url"}] * len(sources)
+        assert len(sources) == len(names) - 1
+
+
+def test_a_database_whose_url_says_nothing_of_tls_must_show_who_it_is(
+    chart: Chart, tmp_path: Path
+) -> None:
+    """As of the URLs that operators of databases write."""
+    job = pods(chart.render(OPTIONS["stores of others"], "cpu-demo"))["demo-migrate"]
+    (container,) = containers(job)
+    said = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    theirs, others = Certificate.issue(), Certificate.issue()
+    try:
+        with servers.postgres(theirs) as postgres:
+            for certificate, works in ((others, False), (theirs, True)):
+                trusted = tmp_path / "ca.crt"
+                trusted.write_bytes(certificate.public)
+                assert said.keys() >= {"PGSSLMODE", "PGSSLROOTCERT"}
+                url = postgres.url.replace("127.0.0.1", "localhost")
+                told = {**said, "PGSSLROOTCERT": str(trusted), "DATABASE_URL": url}
+                done = subprocess.run(
+                    [sys.executable, *container["command"][1:]],
+                    env={**os.environ, **told},
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert (done.returncode == 0) == works, done.stderr
+                assert works or "certificate verify failed" in done.stderr
+    except servers.Missing as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.mark.parametrize("check", ["run", "stream", "auth"])

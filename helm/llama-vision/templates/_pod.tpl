@@ -22,10 +22,26 @@ seccompProfile: {type: RuntimeDefault}
 {{ dict "requests" $all "limits" $all | toYaml }}
 {{- end -}}
 
-{{/* One key of the service's Secret as a variable of the same name. */}}
+{{/* One key of a Secret as a variable, of the same name unless another is told. */}}
 {{- define "llama-vision.secretEnv" -}}
-- name: {{ .key }}
+- name: {{ .name | default .key }}
   valueFrom: {secretKeyRef: {name: {{ .secret }}, key: {{ .key }}}}
+{{- end -}}
+
+{{/* The URL of a store: (dict "root" $ "name" "DATABASE_URL" "own" SECRET). */}}
+{{- define "llama-vision.storeEnv" -}}
+{{- $kept := dict "key" .name "secret" .root.Values.secrets.name -}}
+{{- $own := dict "name" .name "key" .own.key "secret" .own.name -}}
+{{- include "llama-vision.secretEnv" (ternary $own $kept (ne .own.name "")) -}}
+{{- end -}}
+
+{{/* PostgreSQL: what its URL does not say of TLS is said by libpq's variables. */}}
+{{- define "llama-vision.databaseEnv" -}}
+{{- include "llama-vision.storeEnv" (dict "root" . "name" "DATABASE_URL" "own" .Values.tenancy.databaseSecret) }}
+{{- if .Values.trust.configMap }}
+- {name: PGSSLMODE, value: verify-full}
+- {name: PGSSLROOTCERT, value: /etc/llama-vision/ca/ca.crt}
+{{- end }}
 {{- end -}}
 
 {{/* Small programs of the image, such as jobs and tests: (dict "root" $ "command" list "keys" list). */}}

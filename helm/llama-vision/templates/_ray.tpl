@@ -53,8 +53,12 @@
 {{- $whole := and (kindIs "float64" $value) (eq (floor $value) $value) }}
 - {name: {{ $name }}, value: {{ ternary (printf "%.0f" (float64 $value)) (toString $value) $whole | quote }}}
 {{- end }}
-{{- range (concat (list "ACCOUNT_ID" "API_TOKEN") (ternary (list "DATABASE_URL" "TENANCY_SECRET" "REDIS_URL") list .Values.tenancy.enabled)) }}
+{{- range (concat (list "ACCOUNT_ID" "API_TOKEN") (ternary (list "TENANCY_SECRET") list .Values.tenancy.enabled)) }}
 {{ include "llama-vision.secretEnv" (dict "key" . "secret" $.Values.secrets.name) }}
+{{- end }}
+{{- if .Values.tenancy.enabled }}
+{{ include "llama-vision.databaseEnv" . }}
+{{ include "llama-vision.storeEnv" (dict "root" . "name" "REDIS_URL" "own" .Values.tenancy.redisSecret) }}
 {{- end }}
 {{- end -}}
 
