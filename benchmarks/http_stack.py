@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -20,7 +21,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,16 +84,15 @@ class Side:
 
     def requests(self, stream: bool, count: int, seed: int) -> list[bytes]:
         """Requests whose prompts are all different."""
+        return list(itertools.islice(self.endless(stream, seed), count))
+
+    def endless(self, stream: bool, seed: int) -> Iterator[bytes]:
+        """The same without end, each made when it is asked for."""
         extra = self.extra if stream else {k: v for k, v in self.extra.items() if k == "model"}
         body = {"max_tokens": TOKENS, "temperature": 0, "stream": stream, **extra}
-        return [
-            load.post(
-                self.path,
-                json.dumps({"messages": self.work.ask(seed + index), **body}).encode(),
-                self.headers,
-            )
-            for index in range(count)
-        ]
+        for each in itertools.count(seed):
+            data = json.dumps({"messages": self.work.ask(each), **body}).encode()
+            yield load.post(self.path, data, self.headers)
 
 
 def main() -> None:

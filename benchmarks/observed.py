@@ -2,21 +2,25 @@
 
 With: our metrics and vLLM's, scraped every `SCRAPE` seconds of load, traces of 1 % of the requests
 with vLLM's spans in them, sent to a collector, a line of JSON in the log for each request. Without:
-none of these. Both are loaded in turn in short bursts, so that they meet the same machine.
+none of these.
+
+Both are loaded at the same moment, with as many closed-loop clients each, every side on a core of
+its own, which they change from window to window: what a side gets done is what its CPU time leaves
+it, and whatever else the machine does meets both. What is counted are the parts of answers that
+fall into a window that begins and ends under load.
 
 Two engines: a tiny model asked in text, so fast that it leaves a front end little room, and the
 shipped one as `make serve` runs it, each request with a picture that was not seen before.
-
-On a machine whose cores are all busy a request's rate is what its CPU time leaves: CPU of all
-processes of a stack is shown beside the rate, since it hardly feels what else the machine does.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import random
 import tempfile
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -30,8 +34,9 @@ import uvloop
 import yaml
 from PIL import Image, ImageDraw
 
-from benchmarks import checkpoint, http_stack, report, rounds
-from benchmarks.http_stack import Side, Work, cell_name, front
+from benchmarks import checkpoint, http_stack, load, report, rounds
+from benchmarks.http_stack import Side, Work, cell_name, front, part
+from benchmarks.load import Answer
 from benchmarks.processes import free_port, interrupt_on_sigterm
 from benchmarks.readers import SCRAPE, Collector, Scraper, collecting
 from benchmarks.rounds import Spread
@@ -42,19 +47,17 @@ SIDES = ("with", "without")
 TARGET = 0.98  # of the rate without
 RATIO = 0.01
 SIZE = 160  # pixels a side: the four tiles of the shipped model
+LEAD, WINDOW, TAIL = 1.5, 6.0, 2.5  # seconds of load before, in and after what is counted
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A model as the catalogue has it, what is asked of it, and requests in a burst by concurrency.
-
-    Bursts are of a second or two, so that more pairs meet the same machine.
-    """
+    """A model as the catalogue has it, what is asked of it, and how many ask each side at once."""
 
     name: str
     entry: Mapping[str, Any]
     work: Work
-    counts: Mapping[int, int]
+    clients: int
 
     def sides(
         self, stack: ExitStack, folder: Path, metrics: int, collector: str
@@ -98,9 +101,8 @@ def main() -> None:
             sides = engine.sides(stack, folder, metrics, collector)
             scrapers.append(Scraper(f"http://127.0.0.1:{metrics}/metrics"))
             cells += [
-                Cell(engine.name, sides, scrapers[-1], stream, concurrency, count)
+                Cell(engine.name, sides, scrapers[-1], stream, engine.clients)
                 for stream in (True, False)
-                for concurrency, count in engine.counts.items()
             ]
         seen = uvloop.run(_rounds(cells, options.rounds))
     _report(head, seen, scrapers)
@@ -108,7 +110,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--quick", action="store_true", help="six rounds")
     parser.add_argument("--note", default="")
     options = parser.parse_args()
@@ -122,15 +124,16 @@ def _engines(folder: Path) -> tuple[Engine, Engine]:
     (shipped,) = yaml.safe_load(catalog.DEFAULT.read_text())["models"].values()
     shipped["checkpoint"] = str(checkpoint.SHIPPED)
     return (
-        Engine("tiny", http_stack.tiny(folder), Work(http_stack.conversation), {16: 48, 64: 128}),
-        Engine("shipped", shipped, Work(pictured, fewest=1), {32: 64}),
+        Engine("tiny", http_stack.tiny(folder), Work(http_stack.conversation), 32),
+        Engine("shipped", shipped, Work(pictured, fewest=1), 16),
     )
 
 
 def _settings(engines: Iterable[Engine]) -> dict[str, Any]:
     return {
         "engines": {each.name: each.entry["engine"] for each in engines},
-        "requests_per_burst": {each.name: each.counts for each in engines},
+        "clients_of_each_side": {each.name: each.clients for each in engines},
+        "seconds_before_in_and_after_the_window": (LEAD, WINDOW, TAIL),
         "threads": 1,
         "output_tokens": http_stack.TOKENS,
         "seconds_between_scrapes": SCRAPE,
@@ -155,39 +158,66 @@ def pictured(seed: int) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Cell:
-    """A kind of burst, on both sides of an engine."""
+    """A kind of request, asked of both sides of an engine."""
 
     engine: str
     sides: Mapping[str, Side]
     scraper: Scraper
     stream: bool
-    concurrency: int
-    count: int
+    clients: int
 
     @property
     def name(self) -> str:
         """As in the result file."""
-        return f"{self.engine}/{cell_name(self.stream, self.concurrency)}"
+        return f"{self.engine}/{cell_name(self.stream, self.clients)}"
 
-    async def burst(self, side: str, index: int) -> Any:
-        """What `http_stack.burst` finds; while it runs, who counts is scraped."""
-        index = 2 * index + self.stream  # what a stream has asked is not asked again
-        burst = http_stack.burst(self.sides[side], self.stream, self.concurrency, self.count, index)
-        return await (self.scraper.during(burst) if side == "with" else burst)
+    async def window(self, index: int) -> dict[str, Any]:
+        """What each side did in a window, under the load of both; who counts is scraped."""
+        seed = 100_000 * (2 * index + self.stream)  # what a stream has asked is not asked again
+        sides = self.sides.values()
+        for core, side in enumerate(sides):
+            side.server.pin(core ^ index % 2)
+        found = await self.scraper.during(asyncio.gather(*(self._side(s, seed) for s in sides)))
+        return dict(zip(self.sides, found, strict=True))
+
+    async def _side(self, side: Side, seed: int) -> dict[str, Any]:
+        """Rate, and CPU in ms per request and part."""
+        begin = time.perf_counter() + LEAD
+        requests, seconds = side.endless(self.stream, seed), LEAD + WINDOW + TAIL
+        flood = asyncio.create_task(load.flood(side.port, requests, self.clients, seconds))
+        await asyncio.sleep(LEAD)
+        before = side.server.cpu(part)
+        await asyncio.sleep(begin + WINDOW - time.perf_counter())
+        spent = side.server.used_since(before, part)
+        answers = await flood
+        if wrong := [each for each in answers if not _is_right(each, side.work)]:
+            raise RuntimeError(f"{len(wrong)} of {len(answers)} requests failed, as {wrong[0]}")
+        done = sum(_within(each, begin, begin + WINDOW) for each in answers)
+        return {
+            "requests_per_second": round(done / WINDOW, 3),
+            "cpu_ms": {name: round(1000 * each / done, 3) for name, each in spent.items()},
+        }
+
+
+def _is_right(answer: Answer, work: Work) -> bool:
+    tokens = range(work.fewest, http_stack.TOKENS + 1)
+    return answer.status == 200 and answer.completion_tokens in tokens
+
+
+def _within(answer: Answer, begin: float, end: float) -> float:
+    """The part of an answer's time that lies between these."""
+    began = answer.ended - answer.last
+    return max(0.0, min(end, answer.ended) - max(begin, began)) / answer.last
 
 
 async def _rounds(cells: Sequence[Cell], count: int) -> list[dict[str, Any]]:
-    """A figure of each burst: both sides in turn, so that a pair meets the same machine."""
+    """A window of each kind in each round."""
     shuffle = random.Random(0).sample
     for cell in cells:  # warm up
-        for side in SIDES:
-            await cell.burst(side, 1)
+        await cell.window(1)
     seen = []
-    for index, order in enumerate(rounds.orders(SIDES, count), 2):
-        figures = {
-            cell.name: {side: await cell.burst(side, index) for side in order}
-            for cell in shuffle(cells, len(cells))
-        }
+    for index in range(2, count + 2):
+        figures = {cell.name: await cell.window(index) for cell in shuffle(cells, len(cells))}
         print(index - 1, json.dumps(figures), flush=True)
         seen.append(figures)
     return seen
@@ -210,7 +240,7 @@ def _report(head: dict[str, Any], seen: list[dict[str, Any]], scrapers: Sequence
     sizes = Spread.of([each for scraper in scrapers for each in scraper.sizes])
     summary["scrape"] = {"ms": milliseconds.json(), "bytes": sizes.json()}
     remarks = [
-        "Ratios are medians of pairs, with the bounds of their 95 % confidence.",
+        "Ratios are medians of windows, with the bounds of their 95 % confidence.",
         *remarks,
         f"A scrape of all, vLLM's and Ray Serve's included, under this load: "
         f"{milliseconds.text(0)} ms, {sizes.high / 1e3:.0f} kB.",
@@ -219,11 +249,11 @@ def _report(head: dict[str, Any], seen: list[dict[str, Any]], scrapers: Sequence
     report.finish(head, rows, summary, seen, remarks)
 
 
-def _compared(bursts: list[dict[str, Any]]) -> tuple[dict[str, str], dict[str, Any]]:
-    """One kind of burst over the rounds: for people and for files."""
+def _compared(windows: list[dict[str, Any]]) -> tuple[dict[str, str], dict[str, Any]]:
+    """One kind of request over the rounds: for people and for files."""
     rates, cpu, fronts = (
-        [{side: figure(burst[side]) for side in SIDES} for burst in bursts]
-        for figure in (_rate, _cpu, lambda burst: front(burst["cpu_ms"]))
+        [{side: figure(window[side]) for side in SIDES} for window in windows]
+        for figure in (_rate, _cpu, lambda found: front(found["cpu_ms"]))
     )
 
     def both(figures: list[dict[str, float]], digits: int) -> str:
@@ -249,7 +279,7 @@ def _ratio(figures: list[dict[str, float]]) -> Spread:
 def _together(
     seen: list[dict[str, Any]], engine: str, figure: Callable[[dict[str, Any]], float]
 ) -> list[dict[str, float]]:
-    """The mean of a figure over an engine's kinds of bursts, in each round."""
+    """The mean of a figure over an engine's kinds of requests, in each round."""
     return [
         {
             side: geometric_mean(
@@ -261,13 +291,13 @@ def _together(
     ]
 
 
-def _rate(burst: dict[str, Any]) -> float:
-    return float(burst["requests_per_second"])
+def _rate(found: dict[str, Any]) -> float:
+    return float(found["requests_per_second"])
 
 
-def _cpu(burst: dict[str, Any]) -> float:
+def _cpu(found: dict[str, Any]) -> float:
     """Of all processes, in milliseconds a request."""
-    return float(sum(burst["cpu_ms"].values()))
+    return float(sum(found["cpu_ms"].values()))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -87,6 +88,13 @@ class Server:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"a server did not start:\n{self._log.read_text()[-3000:]}")
             time.sleep(0.5)
+
+    def pin(self, core: int) -> None:
+        """Have all of it run on this core, and what it starts from now on."""
+        for process in self._tree():
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                for thread in process.threads():
+                    os.sched_setaffinity(thread.id, {core})
 
     def cpu(self, part: Callable[[str], str]) -> dict[str, float]:
         """CPU seconds used so far, by part; `part` names a command line's."""

@@ -37,6 +37,7 @@ _MIXES = {
     "pictures": [_CHAT, _VISION],
 }
 _UNSOUND = 3  # exit status of `loadtest run`
+_TIMES = 3
 _CLOSED = 10.0  # seconds of a closed loop
 
 
@@ -156,8 +157,16 @@ def _borne(stack: Stack, block: Block, seconds: float) -> float:
 
 def measure(stack: Stack, rounds: int, seconds: float) -> dict[str, Any]:
     """Blocks in turn, in every other round backwards; what their loads are shares of."""
-    most = {n: _borne(stack, Block(f"closed, {n}", 1.0, replicas=n), _CLOSED) for n in (1, 2)}
-    pictures = _borne(stack, Block("closed, pictures", 1.0, "pictures"), _CLOSED)
+    loops = [Block(f"closed, {n}", 1.0, replicas=n) for n in (1, 2)]
+    loops.append(Block("closed, pictures", 1.0, "pictures"))
+    # The most of some: in a slow moment of the machine's all loads would be small ones.
+    one, two, pictures = (
+        max(found)
+        for found in zip(
+            *([_borne(stack, each, _CLOSED) for each in loops] for _ in range(_TIMES)), strict=True
+        )
+    )
+    most = {1: one, 2: two}
     print(f"a closed loop gets {most} requests/s, {pictures:.2f} with more pictures", flush=True)
     for turn in range(rounds):
         for block in BLOCKS[:: 1 - 2 * (turn % 2)]:

@@ -12,7 +12,7 @@ from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers.models.mllama.image_processing_pil_mllama import get_optimal_tiled_canvas
 from vllm import AsyncEngineArgs, TokensPrompt
@@ -30,6 +30,7 @@ from serving.engine import Spent, images, outputs, sampling, tiles, unheard
 from serving.engine.adapters import Adapters
 from serving.engine.outputs import Output
 from serving.engine.pace import Pace
+from serving.engine.places import Places
 from serving.engine.prompt import Ahead, Prompter, length
 from serving.engine.prompted import Prompted
 from serving.engine.stats import Stats
@@ -45,6 +46,7 @@ from serving.errors import (
 )
 from serving.mllama.config import tile_tokens
 
+T = TypeVar("T")
 # Finish reasons of vLLM that end an answer well; the others are errors and aborts.
 _FINISH = {
     FinishReason.STOP: Finish.STOP,
@@ -95,6 +97,7 @@ class VllmEngine:
         self._stopwatch = Stopwatch(self._llm, encoded)
         self._pace = Pace()
         self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
+        self._places = Places(_PREPARERS)
         self._loading = time.monotonic() - began  # seconds; as long as another will take
 
     async def generate(
@@ -108,11 +111,12 @@ class VllmEngine:
                 raise self._overloaded("Capacity temporarily exceeded, please try again.")
             if _is_quick(generation):
                 prompt = self._prepare(generation)
+                rendered = await self._render(prompt)
             else:
-                loop = asyncio.get_running_loop()
-                prompt = await loop.run_in_executor(self._preparers, self._prepare, generation)
+                async with self._places.place(generation.priority):
+                    prompt = await self._aside(partial(self._prepare, generation))
+                    rendered = await self._render(prompt)
             params = sampling.params(generation, self._defaults)
-            rendered = await self._render(prompt)
             prompted = self._counted(prompt["prompt_token_ids"], rendered)
             self._check(prompted.tokens, generation)
             told.append(prompted)
@@ -138,10 +142,12 @@ class VllmEngine:
         with self._in_our_words():
             if _is_quick(generation):
                 return len(self._prompts.tokens(generation, today))
-            loop = asyncio.get_running_loop()
-            render = partial(self._prompts.tokens, generation, today)
-            text = len(await loop.run_in_executor(self._preparers, render))
+            text = len(await self._aside(partial(self._prompts.tokens, generation, today)))
             return text + self.size(generation).image_tokens
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """What it returns, off the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._preparers, work)
 
     def size(self, generation: Generation) -> Size:
         """What a request will cost: tokens counted if that is quick, else by length."""

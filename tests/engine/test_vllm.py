@@ -514,6 +514,35 @@ async def test_pictures_are_decoded_and_tiled_off_the_loop(engine, monkeypatch):
     assert threading.main_thread() not in threads.values()
 
 
+async def test_pictures_are_prepared_in_the_order_of_priorities(engine):
+    """Of a burst of large ones none makes another tenant's wait but those in work."""
+    ended = []
+
+    async def ask(name, generation):
+        await answer(engine, generation)
+        ended.append(name)
+
+    large = [asking(picture("red", (2500, 2500 + n)), "What?", max_tokens=1) for n in range(6)]
+    burst = [
+        asyncio.create_task(ask("burst", replace(generation, priority=9))) for generation in large
+    ]
+    await asyncio.sleep(0)
+    await ask("first", replace(asking(picture("blue"), "What?", max_tokens=1), priority=1))
+    await asyncio.gather(*burst)
+    assert ended.index("first") <= 3
+
+
+async def test_whoever_leaves_while_waiting_for_its_picture_s_turn_takes_nobody_s_place(engine):
+    slow = [asking(picture("red", (2500, 2500 + n)), "What?", max_tokens=1) for n in range(8)]
+    tasks = [asyncio.create_task(answer(engine, each)) for each in slow]
+    await asyncio.sleep(0.05)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (await answer(engine, slow[0]))[0].finish is not None
+    await until_idle(engine)
+
+
 async def test_a_dead_engine_fails_its_requests_and_its_health(engine):
     """Within seconds; waiting callers are not left hanging."""
     task = asyncio.create_task(answer(engine, endless(True)))
