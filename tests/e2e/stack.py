@@ -66,13 +66,20 @@ class Stack:
 
     def find(self, name: str) -> psutil.Process:
         """The one process with this in its name or title."""
-        (found,) = [p for p in self.tree() if name in " ".join((p.name(), *p.cmdline()))]
+        (found,) = [process for process in self.tree() if name in _title(process)]
         return found
 
     def interrupt(self) -> int:
         """Ctrl-C: SIGINT to the whole group, as a terminal does it. Returns the exit status."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.process.wait(STOP)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join((process.name(), *process.cmdline()))
+    except psutil.NoSuchProcess:  # or a zombie: it has ended on the way here
+        return ""
 
 
 def path(model: str = MODEL, account: str = ACCOUNT) -> str:
