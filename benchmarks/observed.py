@@ -189,19 +189,14 @@ class Cell:
         before = side.server.cpu(part)
         await asyncio.sleep(begin + WINDOW - time.perf_counter())
         spent = side.server.used_since(before, part)
-        answers = await flood
-        if wrong := [each for each in answers if not _is_right(each, side.work)]:
-            raise RuntimeError(f"{len(wrong)} of {len(answers)} requests failed, as {wrong[0]}")
-        done = sum(_within(each, begin, begin + WINDOW) for each in answers)
+        burst = load.Burst(await flood, seconds)
+        if failures := burst.failures(http_stack.TOKENS, side.work.fewest):
+            raise RuntimeError(f"{failures} of {len(burst.answers)} requests failed")
+        done = sum(_within(each, begin, begin + WINDOW) for each in burst.answers)
         return {
             "requests_per_second": round(done / WINDOW, 3),
             "cpu_ms": {name: round(1000 * each / done, 3) for name, each in spent.items()},
         }
-
-
-def _is_right(answer: Answer, work: Work) -> bool:
-    tokens = range(work.fewest, http_stack.TOKENS + 1)
-    return answer.status == 200 and answer.completion_tokens in tokens
 
 
 def _within(answer: Answer, begin: float, end: float) -> float:

@@ -211,6 +211,24 @@ HEAD = (
 EVENTS, WHOLE = HEAD % b"text/event-stream", b"0\r\n\r\n"
 
 
+def replying(
+    monkeypatch: pytest.MonkeyPatch, reply: Callable[[asyncio.StreamWriter], Awaitable[None]]
+) -> None:
+    """Have replicas write this to whoever asks, and be gone; HAProxy still finds that they live."""
+    ask = Replica.answer
+
+    async def send(
+        each: Replica, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"POST"):
+            reader.feed_data(head)
+            return await ask(each, reader, writer)
+        return await reply(writer)
+
+    monkeypatch.setattr(Replica, "answer", send)
+
+
 @asynccontextmanager
 async def answered(
     folder: Path,
@@ -221,24 +239,17 @@ async def answered(
     address: str = ONE,
 ) -> AsyncIterator[httpx.Response]:
     """The answer of a replica that sends these bytes and is gone."""
-    ask = Replica.answer
 
-    async def send(
-        each: Replica, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        if not head.startswith(b"POST"):
-            reader.feed_data(head)  # HAProxy asks whether it lives
-            return await ask(each, reader, writer)
+    async def reply(writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
         await writer.drain()
         if reset:
             await asyncio.sleep(0.2)  # what HAProxy has not read by then is lost
             linger = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        return writer.close()
+        writer.close()
 
-    monkeypatch.setattr(Replica, "answer", send)
+    replying(monkeypatch, reply)
     async with running(folder, 1) as made, made.client.stream("POST", address) as response:
         yield response
 
@@ -261,23 +272,17 @@ async def test_the_last_event_and_the_end_may_come_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
     """As when HAProxy is busy: here it sleeps while the replica sends and is gone."""
-    sent, ask, proxies = EVENTS + events(3, 20), Replica.answer, list[Proxy]()
+    sent, proxies = EVENTS + events(3, 20), list[Proxy]()
 
-    async def send(
-        each: Replica, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        if not head.startswith(b"POST"):
-            reader.feed_data(head)  # HAProxy asks whether it lives
-            return await ask(each, reader, writer)
+    async def reply(writer: asyncio.StreamWriter) -> None:
         proxies[0].process.send_signal(signal.SIGSTOP)
         writer.write(sent[: len(sent) - cut])
         await writer.drain()
         writer.close()
         await asyncio.sleep(0.1)
-        return proxies[0].process.send_signal(signal.SIGCONT)
+        proxies[0].process.send_signal(signal.SIGCONT)
 
-    monkeypatch.setattr(Replica, "answer", send)
+    replying(monkeypatch, reply)
     async with running(tmp_path, 1) as made:
         proxies.append(made)
         for _ in range(5):  # the error was missing one time in four
