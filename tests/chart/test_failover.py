@@ -1,8 +1,8 @@
 """Parts of a running cluster are killed, and its configuration is changed, while `loadtest` asks.
 
-`pytest -m slow tests/chart/test_failover.py`. The engine is the fake one: what is shown is which
-requests fail, how, and what is billed for them. It wants a machine without other work: a head comes
-back only if Ray's agent starts within 15 seconds.
+`pytest -m slow tests/chart/test_failover.py --junitxml counts.xml` writes the counts there. The engine
+is the fake one: what is shown is which requests fail, how, and what is billed for them. It wants a
+machine without other work: a head comes back only if Ray's agent starts within 15 seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,7 +162,7 @@ class Load:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 async def test_nothing_is_lost_but_what_the_killed_were_doing(
-    cluster: Cluster, stores: Stores
+    cluster: Cluster, stores: Stores, record_property: Callable[[str, object], None]
 ) -> None:
     async with httpx.AsyncClient(timeout=30) as client:
         await deploy(client, cluster)
@@ -181,7 +181,10 @@ async def test_nothing_is_lost_but_what_the_killed_were_doing(
         processes = await kill_worker(client, cluster, load, processes)
         await load.warm()
         await kill_head(client, cluster, processes)
-        judge(await load.end(), load)
+        found = await load.end()
+        told = counts(found, load)
+        record_property("load", told)
+        judge(found, load, told)
         await billed(stores.postgres, load)
 
 
@@ -253,10 +256,14 @@ def connected(cluster: Cluster, node: str) -> int:
     )
 
 
-def judge(found: list[Record], load: Load) -> None:
+def counts(found: list[Record], load: Load) -> str:
+    """What came of the load, in words."""
+    kinds = Counter((each.error, each.status) for each in found if each.error)
+    return f"{len(found)} asked, {dict(kinds)}; lost {len(load.lost)}, cut {load.cut}"
+
+
+def judge(found: list[Record], load: Load, told: str) -> None:
     failed = [each for each in found if each.error]
-    kinds = Counter((each.error, each.status) for each in failed)
-    told = f"{len(found)} asked, {kinds}; lost {len(load.lost)}, cut {load.cut}"
     assert len(found) > 10_000, told
     assert load.lost, told
     assert len(failed) <= len(load.lost) + load.cut, told
