@@ -1,8 +1,8 @@
 """Parts of a running cluster are killed, and its configuration is changed, while `loadtest` asks.
 
-`pytest -m slow tests/chart/test_failover.py --junitxml counts.xml` writes the counts there. The engine
-is the fake one: what is shown is which requests fail, how, and what is billed for them. It wants a
-machine without other work: a head comes back only if Ray's agent starts within 15 seconds.
+`pytest -m slow tests/chart/test_failover.py --junitxml counts.xml` writes the counts there. The
+engine is the fake one: what is shown is which requests fail, how, and what is billed for them. It
+wants a machine without other work: a head comes back only if Ray's agent starts within 15 seconds.
 """
 
 from __future__ import annotations
