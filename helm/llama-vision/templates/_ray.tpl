@@ -19,6 +19,8 @@
 - {name: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S, value: {{ .Values.drain.routeSeconds | quote }}}
 - {name: RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S, value: {{ include "llama-vision.drain.replica" . | quote }}}
 - {name: RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S, value: {{ .Values.drain.longestAnswerSeconds | quote }}}
+# Ray gives up on HAProxy's process after 5 s, which a node that starts a pod's engines exceeds.
+- {name: RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S, value: "60"}
 {{- if hasPrefix "rediss://" .Values.gcsFaultTolerance.redisAddress }}
 # Ray trusts nobody by itself.
 - {name: RAY_REDIS_CA_CERT, value: {{ ternary "/etc/llama-vision/ca/ca.crt" "/etc/ssl/certs/ca-certificates.crt" (ne .Values.trust.configMap "") }}}
