@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
+from collections import Counter
 from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
-_HOLD = 0.1
-"""Seconds: so much a kill may lose. Who scrapes sees no difference."""
-
 
 class Stats(PrometheusStatLogger):
-    """In place of vLLM's own; what it counts is the same."""
+    """In place of vLLM's own; what it counts is the same.
+
+    It writes when the scheduler reports (`serving.mllama.reports`): what a kill loses is what came
+    since, a tenth of a second at most. Who scrapes sees no difference.
+    """
 
     def __init__(self, vllm_config: VllmConfig, engine_indexes: list[int] | None = None) -> None:
         super().__init__(vllm_config, engine_indexes)
         self._held: list[tuple[Any, ...]] = []
-        self._written = 0.0
+        self._tokens: Counter[int] = Counter()  # of answers, by engine, not yet counted
         self._batches = [
             _Batch(histogram)
             for made in vars(self).values()
@@ -36,27 +37,49 @@ class Stats(PrometheusStatLogger):
         mm_cache_stats: Any = None,
         engine_idx: int = 0,
     ) -> None:
-        """See `PrometheusStatLogger`. While there is more to come, that may have to wait for it."""
-        self._held.append((scheduler_stats, iteration_stats, mm_cache_stats, engine_idx))
-        now = time.monotonic()
-        if now - self._written >= _HOLD or _is_idle(scheduler_stats):
-            self._written = now
+        """See `PrometheusStatLogger`. It may have to wait for the next report."""
+        if iteration_stats is not None and _is_midway(iteration_stats):
+            self._hold(iteration_stats, engine_idx)
+            iteration_stats = None
+        if mm_cache_stats is not None and not mm_cache_stats.queries:
+            mm_cache_stats = None
+        step = scheduler_stats, iteration_stats, mm_cache_stats
+        if any(each is not None for each in step):
+            self._held.append((*step, engine_idx))
+        if scheduler_stats is not None:
             self.write()
+
+    def _hold(self, step: IterationStats, engine: int) -> None:
+        """What `PrometheusStatLogger` would count of a step midway; histograms hold it as well."""
+        self._tokens[engine] += step.num_generation_tokens
+        self.histogram_iteration_tokens[engine].observe(step.num_generation_tokens)
+        gap = self.histogram_inter_token_latency[engine].observe
+        for each in step.inter_token_latencies_iter:
+            gap(each)
 
     def write(self) -> None:
         """What is held."""
         held, self._held = self._held, []
         for each in held:
             super().record(*each)
+        for engine, tokens in self._tokens.items():
+            self.counter_generation_tokens[engine].inc(tokens)
+        self._tokens.clear()
         for batch in self._batches:
             if batch.values:
                 batch.count()
 
 
-def _is_idle(stats: SchedulerStats | None) -> bool:
-    """Whether this was the last step for now."""
-    return stats is None or not (
-        stats.num_running_reqs or stats.num_waiting_reqs or stats.num_skipped_waiting_reqs
+def _is_midway(step: IterationStats) -> bool:
+    """Whether no answer began in it or ended, and none was put off."""
+    return not (
+        step.finished_requests
+        or step.time_to_first_tokens_iter
+        or step.prompt_token_stats.total
+        or step.max_num_generation_tokens_iter
+        or step.n_params_iter
+        or step.num_preempted_reqs
+        or step.num_corrupted_reqs
     )
 
 

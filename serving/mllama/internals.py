@@ -114,6 +114,7 @@ INTERNALS: dict[str, tuple[str, ...]] = {
     "vllm.v1.core.sched.scheduler:Scheduler._preempt_request": ("request",),
     "vllm.v1.core.sched.scheduler:Scheduler.add_request": ("request",),
     "vllm.v1.core.sched.scheduler:Scheduler.get_request_counts": ("self",),
+    "vllm.v1.core.sched.scheduler:Scheduler.make_stats": ("self", "ec_connector_stats"),
     "vllm.v1.core.sched.scheduler:Scheduler.schedule": ("throttle_prefills",),
     "vllm.v1.core.sched.scheduler:Scheduler.update_from_output": (
         "scheduler_output",

@@ -25,6 +25,7 @@ from serving.mllama.identity import hash_by_position, image_digest, image_name
 from serving.mllama.kv import MllamaCrossAttentionManager
 from serving.mllama.orders import Orders, attach
 from serving.mllama.plan import Layout, Write
+from serving.mllama.reports import RareReports
 from serving.mllama.steps import ShortSteps
 
 # Inputs to encode, tokens to schedule, compute budget left; then inputs that come from elsewhere,
@@ -151,5 +152,5 @@ def build_scheduler(*args: Any, vllm_config: VllmConfig, **kwargs: Any) -> Sched
     """The scheduler that fits the engine's mode, which vLLM settles after our config hook ran."""
     mode = AsyncScheduler if vllm_config.scheduler_config.async_scheduling else Scheduler
     rules = SharedImages if vllm_config.model_config.is_encoder_decoder else GivingWay
-    kind = type("MllamaScheduler", (ShortSteps, rules, mode), {})
+    kind = type("MllamaScheduler", (RareReports, ShortSteps, rules, mode), {})
     return kind(*args, vllm_config=vllm_config, **kwargs)

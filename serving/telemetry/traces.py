@@ -13,7 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision, ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     SpanContext,
@@ -36,14 +36,17 @@ _read = TraceContextTextMapPropagator().extract
 
 
 class Traces:
-    """Joins requests to traces; as an observer of receipts, exports those that are sampled."""
+    """Joins requests to traces; as an observer of receipts, exports those that are sampled.
+
+    What decides is OpenTelemetry's `ParentBased(TraceIdRatioBased(ratio))`, without its objects.
+    """
 
     def __init__(self, exporter: SpanExporter, ratio: float, resource: Mapping[str, str]) -> None:
         """`ratio` of the requests without a trace are sampled, others as their callers decided.
 
         `resource` says who we are; OpenTelemetry's own variables add to it.
         """
-        self._sampler = ParentBased(TraceIdRatioBased(ratio))
+        self._bound = TraceIdRatioBased.get_bound_for_rate(ratio)
         self._ids = RandomIdGenerator()
         self._resource = Resource.create(dict(resource))
         self._exports = BatchSpanProcessor(exporter)
@@ -51,16 +54,17 @@ class Traces:
 
     def begin(self, headers: Iterable[tuple[bytes, bytes]]) -> Trace:
         """The trace of a request with these headers; a malformed `traceparent` is as none."""
-        context = _context(headers)
-        caller = get_current_span(context).get_span_context()
-        trace = caller.trace_id if caller.is_valid else self._ids.generate_trace_id()
-        verdict = self._sampler.should_sample(context, trace, "")
+        if (caller := _caller(headers)) is not None:
+            trace, sampled = caller.trace_id, caller.trace_flags.sampled
+        else:
+            trace = self._ids.generate_trace_id()
+            sampled = trace & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
         return Trace(
             id=format_trace_id(trace),
             span=self._id(),
             inner=self._id(),
-            parent=format_span_id(caller.span_id) if caller.is_valid else "",
-            sampled=verdict.decision is Decision.RECORD_AND_SAMPLE,
+            parent=format_span_id(caller.span_id) if caller is not None else "",
+            sampled=sampled,
         )
 
     def __call__(self, receipt: Receipt) -> None:
@@ -107,12 +111,14 @@ class Traces:
         return format_span_id(self._ids.generate_span_id())
 
 
-def _context(headers: Iterable[tuple[bytes, bytes]]) -> Context:
-    """What the caller says of its trace; W3C: several say nothing."""
+def _caller(headers: Iterable[tuple[bytes, bytes]]) -> SpanContext | None:
+    """What the caller says of its trace, if anything; W3C: several say nothing."""
     given = [value for name, value in headers if name == b"traceparent"]
     if len(given) != 1:
-        return Context()
-    return _read({"traceparent": given[0].decode("latin-1")}, Context())
+        return None
+    context = _read({"traceparent": given[0].decode("latin-1")}, Context())
+    found = get_current_span(context).get_span_context()
+    return found if found.is_valid else None
 
 
 def _placed(trace: str, span: str) -> SpanContext:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from dataclasses import replace
 from io import BytesIO
 from uuid import uuid4
@@ -17,6 +18,7 @@ from transformers.models.mllama.image_processing_pil_mllama import MllamaImagePr
 from serving.catalog import Catalog
 from serving.core import Finish, Generation, Image, JsonFormat, Message, Sampling, Tool
 from serving.engine import images
+from serving.engine.stats import Stats
 from serving.engine.vllm import VllmEngine
 from serving.errors import (
     ContextExceeded,
@@ -124,6 +126,30 @@ async def test_vllm_counts_each_time_between_tokens(engine):
     assert counted(f"{name}_bucket", le="+Inf") == counted(f"{name}_count")
     decode = sum(last.stages.decode for last in lasts)
     assert counted(f"{name}_sum") - before[f"{name}_sum"] == pytest.approx(decode)
+
+
+async def test_vllm_counts_the_tokens_of_every_step(engine, monkeypatch):
+    """Though the scheduler says how it is ten times a second at most, and once it is idle."""
+    reported, record = [], Stats.record
+
+    def spy(self, scheduler_stats, *rest, **more):
+        reported.append(scheduler_stats is not None)
+        record(self, scheduler_stats, *rest, **more)
+
+    names = [f"vllm:{each}" for each in ("generation_tokens_total", "iteration_tokens_total_sum")]
+    await until_idle(engine)
+    before = [counted(name) for name in names]
+    monkeypatch.setattr(Stats, "record", spy)
+    began = time.monotonic()
+    asked = [asking(f"{n} " * 40, stream=True, max_tokens=60 + n, seed=n) for n in range(3)]
+    answers = await asyncio.gather(*(answer(engine, each) for each in asked))
+    used = [deltas[-1].usage for deltas in answers]
+    completion = sum(each.completion_tokens for each in used)
+    read = sum(each.prompt_tokens - each.cached_tokens for each in used)
+    grown = [counted(name) - had for name, had in zip(names, before, strict=True)]
+    assert grown == [completion, read + completion]
+    assert len(reported) > 2 * sum(reported) > 0
+    assert sum(reported) <= (time.monotonic() - began) / 0.1 + 2
 
 
 async def test_requests_that_end_together_are_all_in_vllms_histograms(engine):
