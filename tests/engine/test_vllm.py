@@ -149,7 +149,7 @@ async def test_vllm_counts_the_tokens_of_every_step(engine, monkeypatch):
     grown = [counted(name) - had for name, had in zip(names, before, strict=True)]
     assert grown == [completion, read + completion]
     assert len(reported) > 2 * sum(reported) > 0
-    assert sum(reported) <= (time.monotonic() - began) / 0.1 + 2
+    assert sum(reported) <= (time.monotonic() - began) / 0.1 + 4  # first, last
 
 
 async def test_requests_that_end_together_are_all_in_vllms_histograms(engine):
@@ -352,10 +352,11 @@ async def test_pictures_are_counted_and_fill_the_context_window(engine, size):
 
 async def test_who_stands_first_runs_first(engine):
     """Of those that wait in the engine, whoever came when."""
-    begun = []
+    numbers = {"type": "array", "items": {"enum": [7]}, "minItems": 30, "maxItems": 30}
+    long, begun = JsonFormat(numbers), []
 
     async def ask(name, priority):
-        asked = replace(asking(stream=True, max_tokens=64), priority=priority)
+        asked = replace(asking(json_format=long, stream=True, max_tokens=200), priority=priority)
         async for delta in engine.generate(asked):
             if name not in begun and delta.text:
                 begun.append(name)
