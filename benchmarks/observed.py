@@ -5,9 +5,9 @@ with vLLM's spans in them, sent to a collector, a line of JSON in the log for ea
 none of these.
 
 Both are loaded at the same moment, with as many closed-loop clients each, every side on a core of
-its own, which they change from window to window: what a side gets done is what its CPU time leaves
-it, and whatever else the machine does meets both. What is counted are the parts of answers that
-fall into a window that begins and ends under load.
+its own, which they change twice a second: what a side gets done is what its CPU time leaves it, and
+whatever else the machine does, or a core of it, meets both. What is counted are the parts of
+answers that fall into a window that begins and ends under load.
 
 Two engines: a tiny model asked in text, so fast that it leaves a front end little room, and the
 shipped one as `make serve` runs it, each request with a picture that was not seen before.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import tempfile
@@ -37,7 +38,7 @@ from PIL import Image, ImageDraw
 from benchmarks import checkpoint, http_stack, load, report, rounds
 from benchmarks.http_stack import Side, Work, cell_name, front, part
 from benchmarks.load import Answer
-from benchmarks.processes import free_port, interrupt_on_sigterm
+from benchmarks.processes import free_port, interrupt_on_sigterm, pin
 from benchmarks.readers import SCRAPE, Collector, Scraper, collecting
 from benchmarks.rounds import Spread
 from serving import catalog
@@ -48,6 +49,7 @@ TARGET = 0.98  # of the rate without
 RATIO = 0.01
 SIZE = 160  # pixels a side: the four tiles of the shipped model
 LEAD, WINDOW, TAIL = 1.5, 6.0, 2.5  # seconds of load before, in and after what is counted
+TURN = 0.5  # seconds that a side keeps a core
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def _settings(engines: Iterable[Engine]) -> dict[str, Any]:
         "engines": {each.name: each.entry["engine"] for each in engines},
         "clients_of_each_side": {each.name: each.clients for each in engines},
         "seconds_before_in_and_after_the_window": (LEAD, WINDOW, TAIL),
+        "seconds_on_a_core": TURN,
         "threads": 1,
         "output_tokens": http_stack.TOKENS,
         "seconds_between_scrapes": SCRAPE,
@@ -175,9 +178,9 @@ class Cell:
         """What each side did in a window, under the load of both; who counts is scraped."""
         seed = 100_000 * (2 * index + self.stream)  # what a stream has asked is not asked again
         sides = self.sides.values()
-        for core, side in enumerate(sides):
-            side.server.pin(core ^ index % 2)
+        turns = asyncio.create_task(_turns([side.server.threads() for side in sides], index))
         found = await self.scraper.during(asyncio.gather(*(self._side(s, seed) for s in sides)))
+        turns.cancel()
         return dict(zip(self.sides, found, strict=True))
 
     async def _side(self, side: Side, seed: int) -> dict[str, Any]:
@@ -197,6 +200,14 @@ class Cell:
             "requests_per_second": round(done / WINDOW, 3),
             "cpu_ms": {name: round(1000 * each / done, 3) for name, each in spent.items()},
         }
+
+
+async def _turns(sides: Sequence[Sequence[int]], first: int) -> None:
+    """Have these threads change the cores without end."""
+    for turn in itertools.count(first):
+        for core, threads in enumerate(sides):
+            pin(threads, core ^ turn % 2)
+        await asyncio.sleep(TURN)
 
 
 def _within(answer: Answer, begin: float, end: float) -> float:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,13 @@ def _used(process: int) -> float:
         OSError: there is no such process.
     """
     return time.clock_gettime(~process << 3 | 2)  # as clock_getcpuclockid(3) makes it on Linux
+
+
+def pin(threads: Iterable[int], core: int) -> None:
+    """Have these run on this core, and what they start from now on."""
+    for thread in threads:
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(thread, {core})
 
 
 def interrupt_on_sigterm() -> None:
@@ -89,12 +96,13 @@ class Server:
                 raise RuntimeError(f"a server did not start:\n{self._log.read_text()[-3000:]}")
             time.sleep(0.5)
 
-    def pin(self, core: int) -> None:
-        """Have all of it run on this core, and what it starts from now on."""
+    def threads(self) -> list[int]:
+        """Ids of all that run in it now."""
+        found = []
         for process in self._tree():
-            with suppress(psutil.NoSuchProcess, ProcessLookupError):
-                for thread in process.threads():
-                    os.sched_setaffinity(thread.id, {core})
+            with suppress(psutil.NoSuchProcess):
+                found += [thread.id for thread in process.threads()]
+        return found
 
     def cpu(self, part: Callable[[str], str]) -> dict[str, float]:
         """CPU seconds used so far, by part; `part` names a command line's."""
