@@ -137,7 +137,7 @@ def test_packages_of_debian_are_those_of_one_day_and_leave_no_traces(target: str
     assert min(installed) > sources
     for each in installed:
         assert made[each].rest.endswith(
-            "rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/ldconfig/aux-cache"
+            "rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* /var/cache/ldconfig/aux-cache"
         )
     day = datetime.fromtimestamp(int(arguments()["SOURCE_DATE_EPOCH"]), UTC)
     for archive in ("debian", "debian-security"):
@@ -151,6 +151,23 @@ def test_whatever_writes_down_the_time_is_told_another() -> None:
         assert Step(stage, "ARG", "SOURCE_DATE_EPOCH") in steps()
     for target in ("wheel", "cpu-packages", "gpu-packages"):
         assert Step("build", "ARG", "SOURCE_DATE_EPOCH") in lineage(target)
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_bytecode_is_what_python_takes_as_it_is_and_the_same_in_each_build(target: str) -> None:
+    """Not pip's, which holds the time of a source at the build: in the image all have another, and
+    Python would compile 24,000 files anew, for each process."""
+    assert arguments()["COMPILE"].strip('"').endswith(" --invalidation-mode unchecked-hash")
+    made = [*lineage(f"{target}-packages"), *lineage("wheel"), *lineage(target)]
+    assert not any("PIP_NO_COMPILE" in step.rest for step in made)  # pip takes it for its opposite
+    runs = [step.rest for step in made if step.word == "RUN" and "pip install" in step.rest]
+    assert all(each.count("pip install") == each.count("--no-compile") for each in runs)
+    compiled = re.findall(r"\$\{COMPILE\} ([^|&;]+)", " ".join(runs))
+    packages = "/opt/venv/lib/python3.11/site-packages"
+    ours = f"{packages}/serving {packages}/loadtest"
+    assert [each.strip() for each in compiled] == ["/opt/venv/lib", ours]
+    for stage in (f"{target}-packages", target):
+        assert Step(stage, "ARG", "COMPILE") in steps()
 
 
 def test_the_sources_that_it_writes_are_read_by_apt(tmp_path: Path) -> None:
