@@ -64,8 +64,8 @@ def _serve(settings: Settings, folder: Path) -> None:
         _interrupt_on_sigterm()  # Ray has put its own handler there
         _say(f"loading the model; log files are in {folder}/session_latest/logs")
         local.deploy(settings)
-        _say(f"ready after {time.monotonic() - began:.0f} s; Ctrl-C stops it\n")
-        print(_examples(settings), flush=True)
+        ready = f"ready after {time.monotonic() - began:.0f} s; Ctrl-C stops it"
+        _say(f"{ready}\n\n{_examples(settings)}")  # at once: whoever waits for it reads all of it
         signal.pause()
 
 

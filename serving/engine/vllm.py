@@ -44,6 +44,7 @@ from serving.errors import (
     Overloaded,
     ServingError,
 )
+from serving.mllama import reports
 from serving.mllama.config import tile_tokens
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ _FINISH = {
     FinishReason.REPETITION: Finish.STOP,
     FinishReason.LENGTH: Finish.LENGTH,
 }
+_REPORTS = 0.1  # seconds from what the scheduler says of itself to the next: a kill loses as much
 _QUICK_CHARACTERS = 4096
 _CHARACTERS_PER_TOKEN = 4  # of English
 # A picture at the limit takes up to 0.7 GB while it is decoded: not too many of them at once.
@@ -296,6 +298,7 @@ def _engine_args(model: Model, traces_endpoint: str) -> AsyncEngineArgs:
         limit_mm_per_prompt={"image": model.max_images},
         mm_processor_cache_gb=0,  # `tiles` has its place
         otlp_traces_endpoint=traces_endpoint or None,
+        additional_config={reports.SETTING: _REPORTS},
         # What waits, runs and gives way in the engine does so in the order that admission says.
         **{
             "scheduling_policy": "priority",
