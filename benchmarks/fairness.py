@@ -1,11 +1,11 @@
 """One tenant offers twenty times its share: what another notices, and what it costs all together.
 
 The whole stack (`serving up`), two tenants of equal weight. A tenant's share is half of what the
-engine does when more than enough is offered, which is measured first. The quiet tenant sends
-streams at random moments, as many as are a part of its share; the loud one keeps `FLOOD` requests
-under way, twenty times what its half of the engine runs at once, from a process of its own that
-gives way to all others: on a machine that client and servers share, what the quiet tenant notices
-shall be the servers' doing. In turn, a few seconds each:
+engine does when more than enough is offered, which is measured at the beginning of each round. The
+quiet tenant sends streams at random moments, as many as are a part of its share; the loud one keeps
+`FLOOD` requests under way, twenty times what its half of the engine runs at once, from a process of
+its own that gives way to all others: on a machine that client and servers share, what the quiet
+tenant notices shall be the servers' doing. In turn, a few seconds each:
 
     alone    the quiet one by itself, at each of its rates
     shares   the same beside the loud one, each with an account of its own
@@ -33,8 +33,10 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from heapq import heapreplace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,7 @@ EQUALS = (60, 60, 60, 300)
 # How many requests the other tenant keeps under way.
 NEIGHBOUR = {"alone": 0, "modest": SLOTS // 2, "shares": FLOOD, "fcfs": FLOOD}
 _SATURATED = 5.0  # seconds
+_FEWEST = 40  # of the quiet tenant's requests on a side in a round: all rounds' make a percentile
 _LEAD, _FOR = 0.15, 0.8  # of a side's time: the neighbour's start, and how long the quiet one sends
 _NICENESS = 10
 
@@ -166,17 +169,18 @@ class Bench:
 
 async def _rounds(bench: Bench, rounds: int) -> dict[str, Any]:
     """The figures of each side in each round, by name; a tenant's share in streams a second."""
-    share = {sends: await _share(bench, sends) for sends in KINDS}
-    found = []
+    shares, found = [], []
     for index, order in enumerate(orders([side.name for side in SIDES], rounds)):
+        share = {sends: await _share(bench, sends) for sends in KINDS}
         sides: dict[str, Any] = {}
         for name in order:
             await _idle(bench)
             (side,) = (each for each in SIDES if each.name == name)
             sides[name] = await _measured(side, bench, share[side.sends] * side.part, index)
         print(json.dumps(sides), flush=True)
+        shares.append(share)
         found.append(sides)
-    return {"share": share, "rounds": found}
+    return {"shares": shares, "rounds": found}
 
 
 async def _share(bench: Bench, sends: str) -> float:
@@ -198,9 +202,9 @@ async def _measured(side: Side, bench: Bench, rate: float, index: int) -> dict[s
     """The figures of one side."""
     if side.kind == "jain":
         return {"jain": await _jain(bench, index)}
-    quiet, seconds = bench.tenants[0], bench.seconds
+    quiet, seconds = bench.tenants[0], _lasts(bench.seconds, rate)
     seed = 10 * index + SIDES.index(side) + 10
-    count = max(1, int(seconds * rate * _FOR))
+    count = int(seconds * rate * _FOR)
     requests = list(itertools.islice(quiet.requests(seed, KINDS[side.sends]), count))
     other = bench.tenants[0 if side.kind == "fcfs" else 1]
     many = NEIGHBOUR[side.kind]
@@ -212,7 +216,7 @@ async def _measured(side: Side, bench: Bench, rate: float, index: int) -> dict[s
     late: list[float] = []
     watch = asyncio.create_task(_watch(late))
     until = time.perf_counter() + seconds * (1 - _LEAD)  # when the neighbour stops
-    answers = await load.paced(bench.port, requests, rate, seed=index)
+    answers = await load.paced(bench.port, requests, load.poisson(rate, index))
     watch.cancel()
     tokens = _tokens([answer for answer in answers if answer.ended <= until])
     tokens += (await flood)["tokens"] if flood else 0
@@ -221,6 +225,11 @@ async def _measured(side: Side, bench: Bench, rate: float, index: int) -> dict[s
         "tokens_per_second": tokens / seconds,
         "client_late_ms": round(1000 * _percentile(late, 0.99), 2),
     }
+
+
+def _lasts(seconds: float, rate: float) -> float:
+    """How long a side takes: so many seconds, or longer, for enough of the quiet one's requests."""
+    return max(seconds, (_FEWEST + 0.5) / rate / _FOR)
 
 
 async def _watch(late: list[float]) -> None:
@@ -320,7 +329,7 @@ def _report(head: dict[str, Any], found: dict[str, Any]) -> None:
         for name, (spread, target) in figures.items()
     ]
     summary = {name: spread.json() for name, (spread, _) in figures.items()}
-    report.finish(head, rows, summary, found, _remarks(found))
+    report.finish(head, rows, summary, found, _remarks(found, head["settings"]["seconds"]))
 
 
 def _of(side: str, share: float, rounds: list[dict[str, Any]]) -> float:
@@ -328,8 +337,25 @@ def _of(side: str, share: float, rounds: list[dict[str, Any]]) -> float:
     return _percentile([time for each in rounds for time in each[side]["ttft_ms"]], share)
 
 
-def _remarks(found: dict[str, Any]) -> list[str]:
-    rounds, share = found["rounds"], found["share"]
+def _halved(shares: Sequence[Mapping[str, float]], part: float, seconds: float) -> float:
+    """The p99 (ms) of what these requests would wait for a slot, had they half of the engine.
+
+    Exactly half: so many slots for themselves, each as fast as it is when all are taken.
+    """
+    waits = []
+    for index, share in enumerate(shares):
+        rate, takes = share["pictures"] * part, SLOTS / 2 / share["pictures"]
+        now, free = 0.0, [0.0] * (SLOTS // 2)
+        count = int(_lasts(seconds, rate) * rate * _FOR)
+        for gap in itertools.islice(load.poisson(rate, index), count):
+            now += gap
+            waits.append(max(0.0, free[0] - now))
+            heapreplace(free, max(now, free[0]) + takes)
+    return 1000 * _percentile(waits, 0.99)
+
+
+def _remarks(found: dict[str, Any], seconds: float) -> list[str]:
+    rounds, shares = found["rounds"], found["shares"]
     sides = [side.name for side in SIDES if side.kind != "jain"]
     times = ", ".join(
         f"{side} {_of(side, 0.5, rounds):.0f} / {_of(side, 0.99, rounds):.0f}"
@@ -338,9 +364,14 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     )
     failed = sum(each[side]["failed"] for each in rounds for side in sides)
     late = max(each[side]["client_late_ms"] for each in rounds for side in sides)
+    pictures, words = (Spread.of([share[sends] for share in shares]).text(1) for sends in KINDS)
+    halved = " / ".join(f"{_halved(shares, part, seconds):.0f}" for part in PARTS)
     return [
-        f"a share is {share['pictures']:.1f} streams a second, of short questions"
-        f" {share['words']:.1f}; {failed} of the quiet tenant's failed",
+        f"a share, in streams a second: {pictures}, of short questions {words};"
+        f" {failed} of the quiet tenant's failed",
+        "had the quiet tenant exactly half of the slots, each at the speed of a full engine, the"
+        f" wait for a slot alone would have a p99 of {halved} ms at"
+        f" {' / '.join(f'{part:.0%}' for part in PARTS)} of its share",
         f"quiet TTFT p50 / p99, ms (requests): {times}",
         f"the quiet tenant's client was late by itself, p99 of the worst side: {late:.1f} ms",
     ]

@@ -11,7 +11,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -158,15 +158,21 @@ def post(path: str, body: bytes, headers: Sequence[str] = ()) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def paced(port: int, requests: Sequence[bytes], rate: float, seed: int) -> list[Answer]:
-    """Send `requests` at random moments, `rate` a second on average, whatever is answered when."""
+def poisson(rate: float, seed: int) -> Iterator[float]:
+    """Seconds between random moments, `rate` a second on average, without end."""
     generator = random.Random(seed)
+    while True:
+        yield generator.expovariate(rate)
+
+
+async def paced(port: int, requests: Sequence[bytes], gaps: Iterable[float]) -> list[Answer]:
+    """Send each request so many seconds after the last, whatever is answered when."""
     connections: list[_Connection] = []
     idle: list[_Connection] = []
     asked: list[asyncio.Task[Answer]] = []
     try:
-        for request in requests:
-            await asyncio.sleep(generator.expovariate(rate))
+        for request, gap in zip(requests, gaps, strict=False):
+            await asyncio.sleep(gap)
             if not idle:
                 idle.append(await _connect(port))
                 connections.append(idle[-1])

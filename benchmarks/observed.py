@@ -4,10 +4,7 @@ With: our metrics and vLLM's, scraped every `SCRAPE` seconds of load, traces of 
 with vLLM's spans in them, sent to a collector, a line of JSON in the log for each request. Without:
 none of these.
 
-Both are loaded at the same moment, with as many closed-loop clients each, every side on a core of
-its own, which they change twice a second: what a side gets done is what its CPU time leaves it, and
-whatever else the machine does, or a core of it, meets both. What is counted are the parts of
-answers that fall into a window that begins and ends under load.
+Both are loaded at the same moment, with as many closed-loop clients each: see `windows`.
 
 Two engines: a tiny model asked in text, so fast that it leaves a front end little room, and the
 shipped one as `make serve` runs it, each request with a picture that was not seen before.
@@ -16,12 +13,9 @@ shipped one as `make serve` runs it, each request with a picture that was not se
 from __future__ import annotations
 
 import argparse
-import asyncio
-import itertools
 import json
 import random
 import tempfile
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -35,12 +29,12 @@ import uvloop
 import yaml
 from PIL import Image, ImageDraw
 
-from benchmarks import checkpoint, http_stack, load, report, rounds
-from benchmarks.http_stack import Side, Work, cell_name, front, part
-from benchmarks.load import Answer
-from benchmarks.processes import free_port, interrupt_on_sigterm, pin
+from benchmarks import checkpoint, http_stack, report, rounds, windows
+from benchmarks.http_stack import Side, Work, cell_name, front
+from benchmarks.processes import free_port, interrupt_on_sigterm
 from benchmarks.readers import SCRAPE, Collector, Scraper, collecting
 from benchmarks.rounds import Spread
+from benchmarks.windows import Load
 from serving import catalog
 
 NAME = "observed"
@@ -48,8 +42,6 @@ SIDES = ("with", "without")
 TARGET = 0.98  # of the rate without
 RATIO = 0.01
 SIZE = 160  # pixels a side: the four tiles of the shipped model
-LEAD, WINDOW, TAIL = 1.5, 6.0, 2.5  # seconds of load before, in and after what is counted
-TURN = 0.5  # seconds that a side keeps a core
 
 
 @dataclass(frozen=True)
@@ -135,8 +127,7 @@ def _settings(engines: Iterable[Engine]) -> dict[str, Any]:
     return {
         "engines": {each.name: each.entry["engine"] for each in engines},
         "clients_of_each_side": {each.name: each.clients for each in engines},
-        "seconds_before_in_and_after_the_window": (LEAD, WINDOW, TAIL),
-        "seconds_on_a_core": TURN,
+        **windows.SETTINGS,
         "threads": 1,
         "output_tokens": http_stack.TOKENS,
         "seconds_between_scrapes": SCRAPE,
@@ -177,43 +168,19 @@ class Cell:
     async def window(self, index: int) -> dict[str, Any]:
         """What each side did in a window, under the load of both; who counts is scraped."""
         seed = 100_000 * (2 * index + self.stream)  # what a stream has asked is not asked again
-        sides = self.sides.values()
-        turns = asyncio.create_task(_turns([side.server.threads() for side in sides], index))
-        found = await self.scraper.during(asyncio.gather(*(self._side(s, seed) for s in sides)))
-        turns.cancel()
-        return dict(zip(self.sides, found, strict=True))
-
-    async def _side(self, side: Side, seed: int) -> dict[str, Any]:
-        """Rate, and CPU in ms per request and part."""
-        begin = time.perf_counter() + LEAD
-        requests, seconds = side.endless(self.stream, seed), LEAD + WINDOW + TAIL
-        flood = asyncio.create_task(load.flood(side.port, requests, self.clients, seconds))
-        await asyncio.sleep(LEAD)
-        before = side.server.cpu(part)
-        await asyncio.sleep(begin + WINDOW - time.perf_counter())
-        spent = side.server.used_since(before, part)
-        burst = load.Burst(await flood, seconds)
-        if failures := burst.failures(http_stack.TOKENS, side.work.fewest):
-            raise RuntimeError(f"{failures} of {len(burst.answers)} requests failed")
-        done = sum(_within(each, begin, begin + WINDOW) for each in burst.answers)
-        return {
-            "requests_per_second": round(done / WINDOW, 3),
-            "cpu_ms": {name: round(1000 * each / done, 3) for name, each in spent.items()},
+        loads = {
+            name: Load(
+                side.server,
+                side.port,
+                side.endless(self.stream, seed),
+                self.clients,
+                http_stack.TOKENS,
+                side.work.fewest,
+            )
+            for name, side in self.sides.items()
         }
-
-
-async def _turns(sides: Sequence[Sequence[int]], first: int) -> None:
-    """Have these threads change the cores without end."""
-    for turn in itertools.count(first):
-        for core, threads in enumerate(sides):
-            pin(threads, core ^ turn % 2)
-        await asyncio.sleep(TURN)
-
-
-def _within(answer: Answer, begin: float, end: float) -> float:
-    """The part of an answer's time that lies between these."""
-    began = answer.ended - answer.last
-    return max(0.0, min(end, answer.ended) - max(begin, began)) / answer.last
+        found: dict[str, Any] = await self.scraper.during(windows.together(loads, index))
+        return found
 
 
 async def _rounds(cells: Sequence[Cell], count: int) -> list[dict[str, Any]]:

@@ -1,17 +1,19 @@
-"""What tenants add to the time to the first token, on the real stack.
+"""What tenants add to a request on the real stack: CPU, and time to the first token.
 
-One replica behind Ray Serve and its proxy, on a tiny model, with two gateways in front of the same
-engine: with authentication, admission and metering on, and with one token and none of it. Every
-request says in a header which it wants; one at a time they alternate, so that both of a pair meet
-the same machine; at sixteen at a time bursts alternate. The account has limits of every kind. What
-is counted for metrics is on the side of the tenants: it adds to their CPU, after the answer's end.
-A minute to start, then half a minute a round.
+A replica behind Ray Serve and its proxy, on a tiny model, with two gateways in front of the same
+engine: with authentication, admission and metering, for an account that has limits of every kind,
+and with one token and none of it. Every request says in a header which it wants. Nothing is counted
+for metrics on either side.
+
+For the time to the first token they alternate, one at a time, so that both of a pair meet the same
+machine. For the CPU there are two such servers, loaded at the same moment (see `windows`): one with
+tenants, the other without, and then the other way about, so that what the servers differ in meets
+both sides. A minute to start, then half a minute a round.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import itertools
 import json
 import os
@@ -19,20 +21,21 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import uvloop
 
-from benchmarks import http_stack, load, report
+from benchmarks import http_stack, load, report, windows
 from benchmarks.processes import Server, free_port, interrupt_on_sigterm
 from benchmarks.rounds import Spread, orders
 from benchmarks.tenancy_cost import LIMITS
 from benchmarks.tenants import catalogue
+from benchmarks.windows import Load
 from serving.catalog import Catalog
 from serving.cluster import local
 from serving.cluster.replica import APPLICATION, Replica, application
@@ -76,7 +79,7 @@ class Both(Replica):
 
 @dataclass(frozen=True)
 class Stack:
-    """The server and how to ask it."""
+    """One server and how to ask it."""
 
     server: Server
     port: int
@@ -94,6 +97,12 @@ class Stack:
             data = json.dumps({**body, "temperature": 0, "stream": True}).encode()
             yield load.post(path, data, headers)
 
+    def asked(self, side: str, seed: int) -> Load:
+        """For a window."""
+        return Load(
+            self.server, self.port, self.requests(side, seed), CONCURRENCY, TOKENS, fewest=TOKENS
+        )
+
 
 def main() -> None:
     """The command."""
@@ -101,31 +110,38 @@ def main() -> None:
     if options.serve:
         _serve(Path(options.serve))
         return
-    settings = {"tokens": TOKENS, "pairs": options.pairs, "burst": options.burst, "limits": 5}
+    settings = {
+        "tokens": TOKENS,
+        "pairs": options.pairs,
+        "clients_of_each_side": CONCURRENCY,
+        "limits": 5,
+        **windows.SETTINGS,
+    }
     head = report.start(NAME, settings, options.quick, options.note)
     interrupt_on_sigterm()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        found = uvloop.run(_rounds(_started(stack, folder, options.redis), options))
+        servers = [_started(stack, folder / name, options.redis) for name in ("first", "second")]
+        found = uvloop.run(_rounds(servers, options))
     _report(head, found, "Redis" if options.redis else "memory")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--pairs", type=int, default=60, help="of single requests, a round")
-    parser.add_argument("--burst", type=int, default=320, help="requests, a side and round")
     parser.add_argument("--redis", default="", help="URL of a Redis that keeps the limits")
-    parser.add_argument("--quick", action="store_true", help="two small rounds")
+    parser.add_argument("--quick", action="store_true", help="six rounds of fewer pairs")
     parser.add_argument("--note", default="")
     parser.add_argument("--serve", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.pairs, options.burst = 2, 20, 64
+        options.rounds, options.pairs = 6, 20
     return options
 
 
 def _started(stack: ExitStack, folder: Path, redis: str) -> Stack:
+    folder.mkdir()
     port = free_port()
     account, token = secrets.token_hex(16), secrets.token_hex(16)
     environment = {
@@ -136,6 +152,7 @@ def _started(stack: ExitStack, folder: Path, redis: str) -> Stack:
         "ACCOUNT_ID": account,
         "API_TOKEN": token,
         "REDIS_URL": redis,
+        "METRICS_PORT": "0",
     }
     command = [sys.executable, "-m", f"benchmarks.{NAME}", "--serve", str(folder / "ray")]
     server = stack.enter_context(Server(command, environment, folder / "serving.log"))
@@ -162,84 +179,81 @@ def _serve(folder: Path) -> None:
         return
 
 
-async def _rounds(stack: Stack, options: argparse.Namespace) -> list[dict[str, Any]]:
-    for side in SIDES:  # warm up
-        await _asked(stack, side, 1, CONCURRENCY, CONCURRENCY)
-    found = []
-    for index, order in enumerate(orders(SIDES, options.rounds), 2):
-        seen: dict[str, Any] = {"load": round(os.getloadavg()[0], 2)}
-        seen["alternating"] = await _pairs(stack, order, index, options.pairs)
-        for side in order:
-            seen[side] = await _burst(stack, side, index, options.burst)
-        print(json.dumps(seen), flush=True)
-        found.append(seen)
-    return found
+async def _rounds(servers: Sequence[Stack], options: argparse.Namespace) -> dict[str, Any]:
+    """All pairs before all windows, after which every thread has a core it must keep to."""
+    one = servers[0]
+    await _pairs(one, list(SIDES), 0, CONCURRENCY)  # warm up
+    pairs = []
+    for index, order in enumerate(orders(SIDES, options.rounds), 1):
+        pairs.append(await _pairs(one, order, index, options.pairs))
+        print(json.dumps(pairs[-1]), flush=True)
+    await _windows(servers, 1000)  # warm up
+    seen = []
+    for index in range(options.rounds):
+        seen.append({"load": round(os.getloadavg()[0], 2), **await _windows(servers, index)})
+        print(json.dumps(seen[-1]), flush=True)
+    return {"alternating": pairs, "windows": seen}
 
 
-async def _pairs(stack: Stack, order: list[str], index: int, count: int) -> dict[str, float]:
+async def _pairs(server: Stack, order: list[str], index: int, count: int) -> dict[str, float]:
     """One at a time, in turn: the medians of TTFT, and of the differences within pairs; ms."""
-    streams = {side: stack.requests(side, 10 * index + n) for n, side in enumerate(SIDES)}
+    streams = {side: server.requests(side, 10 * index + n) for n, side in enumerate(SIDES)}
     requests = [next(streams[side]) for _ in range(count) for side in order]
-    answers = (await load.burst(stack.port, requests, 1, 300)).answers
-    _check(answers)
-    times = {side: [1000 * a.first for a in answers[n::2]] for n, side in enumerate(order)}
+    burst = await load.burst(server.port, requests, 1, 300)
+    if failures := burst.failures(TOKENS):
+        raise RuntimeError(f"{failures} of {len(requests)} requests failed")
+    times = {side: [1000 * a.first for a in burst.answers[n::2]] for n, side in enumerate(order)}
     added = median(on - off for on, off in zip(times["on"], times["off"], strict=True))
     return {**{side: median(times[side]) for side in SIDES}, "added": added}
 
 
-async def _burst(stack: Stack, side: str, index: int, count: int) -> dict[str, float]:
-    """Sixteen at a time: median TTFT (ms) and the replica's CPU (us a request)."""
-    before = stack.server.cpu(http_stack.part)
-    answers = await _asked(stack, side, 100 * index + SIDES.index(side), count, CONCURRENCY)
-    await asyncio.sleep(0.6)  # what threads have still to do for these requests counts too
-    spent = stack.server.used_since(before, http_stack.part)
-    times = median(1000 * answer.first for answer in answers)
-    return {"ttft_ms": times, "cpu_us": 1e6 * spent["replica"] / count}
+async def _windows(servers: Sequence[Stack], index: int) -> dict[str, dict[str, float]]:
+    """Two, in which the servers change sides: each side's mean TTFT (ms) and CPU (us a request)."""
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    for half in (0, 1):
+        seed = 1000 + 2 * index + half
+        loads = {side: servers[n ^ half].asked(side, 10 * seed + n) for n, side in enumerate(SIDES)}
+        for side, did in (await windows.together(loads, index)).items():
+            found[side].append(did)
+    return {
+        side: {
+            "ttft_ms": round(fmean(each["ttft_p50_ms"] for each in both), 2),
+            "cpu_us": round(1000 * fmean(each["cpu_ms"]["replica"] for each in both), 1),
+        }
+        for side, both in found.items()
+    }
 
 
-async def _asked(
-    stack: Stack, side: str, seed: int, count: int, concurrency: int
-) -> list[load.Answer]:
-    requests = list(itertools.islice(stack.requests(side, seed), count))
-    answers = (await load.burst(stack.port, requests, concurrency, 300)).answers
-    _check(answers)
-    return answers
-
-
-def _check(answers: list[load.Answer]) -> None:
-    """Raises: RuntimeError: one was not a whole answer."""
-    wrong = [a for a in answers if a.status != 200 or a.completion_tokens != TOKENS]
-    if wrong:
-        raise RuntimeError(f"{len(wrong)} of {len(answers)} failed, such as {wrong[0]}")
-
-
-def _report(head: dict[str, Any], rounds: list[dict[str, Any]], store: str) -> None:
+def _report(head: dict[str, Any], found: dict[str, Any], store: str) -> None:
+    pairs, seen = found["alternating"], found["windows"]
+    beside = f"{CONCURRENCY} at a time"
     figures = {
-        "TTFT p50 added, one at a time, ms": (
-            Spread.of([each["alternating"]["added"] for each in rounds]),
-            f"≤ {TARGET_MS:g}",
-        ),
-        "TTFT p50 without, one at a time, ms": (
-            Spread.of([each["alternating"]["off"] for each in rounds]),
-            "",
-        ),
-        f"TTFT p50 added, {CONCURRENCY} at a time, ms": (_added(rounds, "ttft_ms"), ""),
-        f"TTFT p50 without, {CONCURRENCY} at a time, ms": (
-            Spread.of([each["off"]["ttft_ms"] for each in rounds]),
-            "",
-        ),
-        "replica's CPU added, us a request": (_added(rounds, "cpu_us"), f"≤ {TARGET_US:g}"),
+        "TTFT p50 added, one at a time, ms": (_median(pairs, "added"), f"≤ {TARGET_MS:g}"),
+        "TTFT p50 without, one at a time, ms": (_median(pairs, "off"), ""),
+        f"TTFT p50 added, {beside}, ms": (_added(seen, "ttft_ms"), ""),
+        f"TTFT p50 without, {beside}, ms": (_without(seen, "ttft_ms"), ""),
+        "replica's CPU added, us a request": (_added(seen, "cpu_us"), f"≤ {TARGET_US:g}"),
+        "replica's CPU without, us a request": (_without(seen, "cpu_us"), ""),
     }
     rows = [
-        {"figure": name, "limits kept in": store, "measured": found.text(), "target": target}
-        for name, (found, target) in figures.items()
+        {"figure": name, "limits kept in": store, "measured": spread.text(), "target": target}
+        for name, (spread, target) in figures.items()
     ]
-    summary = {name: found.json() for name, (found, _) in figures.items()}
-    report.finish(head, rows, summary, rounds)
+    summary = {name: spread.json() for name, (spread, _) in figures.items()}
+    remarks = ["Medians of the rounds, with the bounds of their 95 % confidence."]
+    report.finish(head, rows, summary, [found], remarks)
 
 
-def _added(rounds: list[dict[str, Any]], figure: str) -> Spread:
-    return Spread.of([each["on"][figure] - each["off"][figure] for each in rounds])
+def _median(pairs: list[dict[str, float]], figure: str) -> Spread:
+    return Spread.confident([each[figure] for each in pairs])
+
+
+def _added(seen: list[dict[str, Any]], figure: str) -> Spread:
+    return Spread.confident([each["on"][figure] - each["off"][figure] for each in seen])
+
+
+def _without(seen: list[dict[str, Any]], figure: str) -> Spread:
+    return Spread.confident([each["off"][figure] for each in seen])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ _FIXED_PORTS = (
 def prepare(folder: Path, cores: int, replicas: int) -> None:
     """Set them in this process, for itself and all its children. What the operator set stays.
 
-    `folder` is for Ray's and HAProxy's files: private to the user, its path short (unix sockets).
+    `folder` is for Ray's, HAProxy's and vLLM's files: private to the user, its path short (unix
+    sockets).
     """
     for name, value in _variables(folder, cores, replicas).items():
         os.environ.setdefault(name, value)
@@ -39,6 +40,8 @@ def _variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        # Where vLLM makes the sockets of an engine, which one that is killed leaves behind.
+        "VLLM_RPC_BASE_PATH": str(folder),
         **dict(zip(_FIXED_PORTS, map(str, _free_ports(len(_FIXED_PORTS))), strict=True)),
         # A local socket: the default is UDP.
         "RAY_SERVE_HAPROXY_LOG_TARGET": "/dev/log",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import ray
 from ray import serve
+from ray.serve._private.constants import RAY_SERVE_HAPROXY_MAXCONN
 from ray.serve.config import HTTPOptions
 
 from serving.cluster import hook
@@ -27,9 +29,10 @@ def cluster(settings: Settings, folder: Path) -> Iterator[None]:
     """Ray and Serve running here, with their files in `folder`; nothing is left afterwards.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is taken, or this user may not open as many files as HAProxy will.
     """
     _check_free(settings.host, settings.port)
+    _check_files()
     try:
         _start_ray(folder)
         serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))
@@ -82,3 +85,15 @@ def _check_free(host: str, port: int) -> None:
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))
+
+
+def _check_files() -> None:
+    """HAProxy opens two sockets for a connection and half a pipe of two ends, and some beside."""
+    needed = 5 * RAY_SERVE_HAPROXY_MAXCONN // 2 + 100
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise OSError(
+            f"this user may open {most} files at once (ulimit -Hn), HAProxy needs {needed} for "
+            f"{RAY_SERVE_HAPROXY_MAXCONN} connections: allow more, or set "
+            "RAY_SERVE_HAPROXY_MAXCONN to fewer"
+        )

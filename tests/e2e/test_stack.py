@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import resource
 import select
 import socket
 import subprocess
@@ -40,7 +41,9 @@ AT_ONCE = next(iter(Catalog.read().models.values())).slots
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
     """One stack for the module, with a short queue; its last test stops it."""
-    with stack(tmp_path_factory.mktemp("stack"), QUEUE_TOKENS="10000") as made:
+    temporary = tmp_path_factory.mktemp("tmp")
+    folder = tmp_path_factory.mktemp("stack")
+    with stack(folder, QUEUE_TOKENS="10000", TMPDIR=str(temporary)) as made:
         print(f"\nstarted in {made.seconds:.0f} s")  # noqa: T201 - shown with -s
         yield made
 
@@ -327,6 +330,15 @@ def test_ctrl_c_leaves_nothing(up):
     _, alive = psutil.wait_procs(tree, timeout=5)
     assert alive == []
     assert not Path(folder).exists()
+    assert list(Path(up.environment["TMPDIR"]).iterdir()) == []
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", up.port))
+
+
+def test_too_few_open_files_are_told_at_once(tmp_path):
+    """Before anything is started, and with what to do about it."""
+    few = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))}
+    said = r"may open 1024 files.*RAY_SERVE_HAPROXY_MAXCONN"
+    with pytest.raises(AssertionError, match=said), stack(tmp_path, options=few):
+        pass

@@ -107,6 +107,20 @@ def test_limits_are_changed_one_by_one(run: Run) -> None:
     run("limit", "set", "f" * 32, "weight=1", status=1)
 
 
+def test_limits_are_also_taken_as_options(run: Run) -> None:
+    run("limit", "set", ACCOUNT, "--requests-per-minute", "60", "weight=2", "--max-images=1")
+    shown = dict(line.split() for line in run("limit", "show", ACCOUNT).output.splitlines()[1:])
+    assert [shown[name] for name in ("requests_per_minute", "weight", "max_images")] == [
+        "60", "2", "1",
+    ]  # fmt: skip
+    for words, said in (
+        (("--requests-per-minute",), "--requests-per-minute: say NAME=VALUE"),
+        (("--tokn", "abc"), "tokn"),
+        (("weight",), "weight: say NAME=VALUE"),
+    ):
+        assert said in run("limit", "set", ACCOUNT, *words, status=1).output
+
+
 def test_usage_by_hour_and_the_months_invoice(run: Run, settings: Settings) -> None:
     """Exact money: 3 x 240000 + 5 x 240000 picodollars are 0.00000192 dollars."""
     tenants = Tenants(settings)
