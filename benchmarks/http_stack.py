@@ -6,7 +6,9 @@ the engine without HTTP, for what the stack adds to the time to the first token.
 be a 200 of exactly the tokens asked for.
 
 CPU time is counted per request and process. Front end: all but the engine core and, for `serving
-up`, Ray's own processes, which run the same whether requests come or not and are shown apart.
+up`, Ray's own processes, which run the same whether requests come or not and are shown apart. The
+engine computes in one thread on either side: `bound` is about what the ratio would be if ours never
+paused.
 """
 
 from __future__ import annotations
@@ -326,6 +328,7 @@ def _report(head: dict[str, Any], seen: list[dict[str, Any]]) -> None:
                 f"{found['vllm rate'].median:.1f}",
                 "ratio": found["ratio"].text(),
                 "target": f"≥ {target}",
+                "bound": found["bound"].text(),
                 "TTFT p50 ms, ours / vLLM": f"{found['serving ttft'].median:.1f} / "
                 f"{found['vllm ttft'].median:.1f}",
                 "front-end CPU ms/request, ours / vLLM": fronts,
@@ -381,7 +384,14 @@ def _compared(cells: list[dict[str, Any]]) -> dict[str, Spread]:
         found[f"{side} ttft"] = Spread.of([cell[side]["ttft_p50_ms"] for cell in cells])
         found[f"{side} events"] = Spread.of([cell[side]["events"] for cell in cells])
         found[f"{side} engine"] = Spread.of([cell[side]["cpu_ms"]["engine"] for cell in cells])
+    found["bound"] = Spread.of([_bound(cell) for cell in cells])
     return found
+
+
+def _bound(cell: dict[str, Any]) -> float:
+    """The ratio if our engine, which is one thread, never waited for anything."""
+    most = 1000 / float(cell["serving"]["cpu_ms"]["engine"])
+    return most / float(cell["vllm"]["requests_per_second"])
 
 
 def _engine_alone(folder: Path) -> None:
