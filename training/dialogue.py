@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -220,6 +221,38 @@ def relation(scene: Scene, rng: np.random.Generator) -> Turn | None:
     return question, sentence
 
 
+def order(scene: Scene, rng: np.random.Generator) -> Turn | None:
+    """The shapes along an axis, or the first of them, if they are clearly apart on it.
+
+    Mostly downwards: descriptions go from left to right, and without as much that goes from top to
+    bottom a model learns that axis thousands of steps later, if at all.
+    """
+    if len(_unique(scene)) < len(scene.shapes):
+        return None
+    down = rng.random() < 0.75
+    shapes = sorted(scene.shapes, key=lambda s: s.y if down else s.x)
+    for one, next_ in pairwise(shapes):
+        gap = next_.y - one.y if down else next_.x - one.x
+        if gap < 0.5 * (one.radius + next_.radius):
+            return None
+    ends = ("top", "bottom") if down else ("left", "right")
+    if rng.random() < 0.5:
+        shapes, ends = shapes[::-1], ends[::-1]
+    names = [f"the {_named(scene, shape)}" for shape in shapes]
+    if rng.random() < 0.5:
+        question = _pick(rng, (
+            f"Name the shapes from {ends[0]} to {ends[1]}.",
+            f"List the shapes from {ends[0]} to {ends[1]}.",
+            f"Which shapes are there from {ends[0]} to {ends[1]}?",
+        ))  # fmt: skip
+        return question, f"From {ends[0]} to {ends[1]}: {listing(names)}."
+    place = f"at the {ends[0]}" if down else f"on the {ends[0]}"
+    question = _pick(rng, (
+        f"Which shape is {place}?", f"What shape is {place}?", f"What is {place}?",
+    ))  # fmt: skip
+    return question, f"{_upper(names[0])} is {place}."
+
+
 def location(scene: Scene, rng: np.random.Generator) -> Turn | None:
     """Which half of the picture a shape is in, if it is clearly in one."""
     shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
@@ -342,8 +375,8 @@ _SINGLE: tuple[tuple[Asker, float], ...] = (
     (presence, 1), (confirmation, 0.6), (as_json, 0.9),
 )  # fmt: skip
 _SEVERAL: tuple[tuple[Asker, float], ...] = (
-    (colour, 1.5), (kind, 1.5), (count, 3), (relation, 8), (location, 2), (describe, 1.5),
-    (background, 0.4), (presence, 1), (confirmation, 0.6), (as_json, 0.6),
+    (colour, 1.5), (kind, 1.5), (count, 3), (relation, 7), (order, 4), (location, 2),
+    (describe, 1.5), (background, 0.4), (presence, 1), (confirmation, 0.6), (as_json, 0.6),
 )  # fmt: skip
 
 
@@ -360,7 +393,7 @@ def ask(scene: Scene, rng: np.random.Generator, turns: int) -> list[Turn]:
     for index in rng.choice(len(table), size=2 * turns, p=weights / weights.sum()):
         asker = table[index][0]
         turn = asker(scene, rng)
-        early = places_first and asker in (count, relation, location)
+        early = places_first and asker in (count, relation, order, location)
         if turn and turn[0] not in first and turn[0] not in later:
             (first if early else later)[turn[0]] = turn[1]
         if len(first) + len(later) == turns:
