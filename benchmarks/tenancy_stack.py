@@ -37,7 +37,7 @@ from benchmarks.tenancy_cost import LIMITS
 from benchmarks.tenants import catalogue
 from benchmarks.windows import Load
 from serving.catalog import Catalog
-from serving.cluster import local
+from serving.cluster import environment, local
 from serving.cluster.replica import APPLICATION, Replica, application
 from serving.gateway.app import Gateway
 from serving.gateway.asgi import App, Receive, Scope, Send
@@ -144,7 +144,8 @@ def _started(stack: ExitStack, folder: Path, redis: str) -> Stack:
     folder.mkdir()
     port = free_port()
     account, token = secrets.token_hex(16), secrets.token_hex(16)
-    environment = {
+    told = {
+        **environment.variables(folder / "ray", 1, 1),
         **http_stack._environment(folder),
         "PORT": str(port),
         "CATALOG": str(catalogue(folder, {})),
@@ -155,7 +156,7 @@ def _started(stack: ExitStack, folder: Path, redis: str) -> Stack:
         "METRICS_PORT": "0",
     }
     command = [sys.executable, "-m", f"benchmarks.{NAME}", "--serve", str(folder / "ray")]
-    server = stack.enter_context(Server(command, environment, folder / "serving.log"))
+    server = stack.enter_context(Server(command, told, folder / "serving.log"))
     server.wait(lambda: (folder / "ray" / _READY).exists(), 400)
     return Stack(server, port, account, token)
 

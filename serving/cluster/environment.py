@@ -17,16 +17,17 @@ _FIXED_PORTS = (
 
 
 def prepare(folder: Path, cores: int, replicas: int) -> None:
-    """Set them in this process, for itself and all its children. What the operator set stays.
+    """Set them in this process, for itself and all its children. What the operator set stays."""
+    for name, value in variables(folder, cores, replicas).items():
+        os.environ.setdefault(name, value)
+
+
+def variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
+    """What `prepare` sets, for a process that is yet to start.
 
     `folder` is for Ray's, HAProxy's and vLLM's files: private to the user, its path short (unix
     sockets).
     """
-    for name, value in _variables(folder, cores, replicas).items():
-        os.environ.setdefault(name, value)
-
-
-def _variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
     return {
         # HAProxy straight to the replicas; the Python proxy costs ten times the CPU per request.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
