@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Insert, func, select
+from sqlalchemy.sql.dml import ReturningInsert
 
 from serving.tenancy import tables
 from serving.tenancy.database import dialect_of
@@ -34,9 +37,8 @@ SUMS = (
 def add(connection: Connection, records: Sequence[Record]) -> None:
     """Keep the records that are not there yet, and count them in their hours."""
     rows = {record.receipt: record.row() for record in records}
-    insert = dialect_of(connection).insert(tables.usage).on_conflict_do_nothing()
-    kept = connection.execute(insert.returning(tables.usage.c.receipt), list(rows.values()))
-    new = set(kept.scalars())
+    keep, _ = _statements(dialect_of(connection))
+    new = set(connection.execute(keep, list(rows.values())).scalars())
     if new:
         _count(connection, (record for record in records if record.receipt in new))
 
@@ -49,12 +51,20 @@ def _count(connection: Connection, records: Iterable[Record]) -> None:
         line[0] += 1
         for index, name in enumerate(SUMS[1:], 1):
             line[index] += getattr(record, name)
-    columns = tables.hours.c
-    insert = dialect_of(connection).insert(tables.hours)
-    more = {name: columns[name] + insert.excluded[name] for name in SUMS}
     # In order: two processes that each hold what the other needs would wait for ever.
     rows = [dict(zip((*KEYS, *SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
-    connection.execute(insert.on_conflict_do_update(index_elements=KEYS, set_=more), rows)
+    _, more = _statements(dialect_of(connection))
+    connection.execute(more, rows)
+
+
+@cache
+def _statements(dialect: Any) -> tuple[ReturningInsert[Any], Insert]:
+    """Keep rows of usage, telling which are new; and add to sums. Made once: that takes longer
+    than to run them."""
+    keep = dialect.insert(tables.usage).on_conflict_do_nothing().returning(tables.usage.c.receipt)
+    insert, columns = dialect.insert(tables.hours), tables.hours.c
+    more = {name: columns[name] + insert.excluded[name] for name in SUMS}
+    return keep, insert.on_conflict_do_update(index_elements=KEYS, set_=more)
 
 
 def used(connection: Connection, subject: str, begin: int) -> tuple[int, int]:
