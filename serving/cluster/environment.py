@@ -41,8 +41,8 @@ def variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        # Where vLLM makes the sockets of an engine, which one that is killed leaves behind.
-        "VLLM_RPC_BASE_PATH": str(folder),
+        # Where vLLM leaves a file for each engine, and its sockets if it is killed.
+        "TMPDIR": str(folder),
         **dict(zip(_FIXED_PORTS, map(str, _free_ports(len(_FIXED_PORTS))), strict=True)),
         # A local socket: the default is UDP.
         "RAY_SERVE_HAPROXY_LOG_TARGET": "/dev/log",
