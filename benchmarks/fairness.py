@@ -204,8 +204,8 @@ async def _measured(side: Side, bench: Bench, rate: float, index: int) -> dict[s
         return {"jain": await _jain(bench, index)}
     quiet, seconds = bench.tenants[0], _lasts(bench.seconds, rate)
     seed = 10 * index + SIDES.index(side) + 10
-    count = int(seconds * rate * _FOR)
-    requests = list(itertools.islice(quiet.requests(seed, KINDS[side.sends]), count))
+    gaps = _gaps(seconds, rate, index)
+    requests = list(itertools.islice(quiet.requests(seed, KINDS[side.sends]), len(gaps)))
     other = bench.tenants[0 if side.kind == "fcfs" else 1]
     many = NEIGHBOUR[side.kind]
     flood = None
@@ -216,7 +216,7 @@ async def _measured(side: Side, bench: Bench, rate: float, index: int) -> dict[s
     late: list[float] = []
     watch = asyncio.create_task(_watch(late))
     until = time.perf_counter() + seconds * (1 - _LEAD)  # when the neighbour stops
-    answers = await load.paced(bench.port, requests, load.poisson(rate, index))
+    answers = await load.paced(bench.port, requests, gaps)
     watch.cancel()
     tokens = _tokens([answer for answer in answers if answer.ended <= until])
     tokens += (await flood)["tokens"] if flood else 0
@@ -230,6 +230,11 @@ async def _measured(side: Side, bench: Bench, rate: float, index: int) -> dict[s
 def _lasts(seconds: float, rate: float) -> float:
     """How long a side takes: so many seconds, or longer, for enough of the quiet one's requests."""
     return max(seconds, (_FEWEST + 0.5) / rate / _FOR)
+
+
+def _gaps(seconds: float, rate: float, index: int) -> list[float]:
+    """Seconds before each of the quiet one's requests, on a side that takes so long."""
+    return list(itertools.islice(load.poisson(rate, index), int(seconds * rate * _FOR)))
 
 
 async def _watch(late: list[float]) -> None:
@@ -346,8 +351,7 @@ def _halved(shares: Sequence[Mapping[str, float]], part: float, seconds: float) 
     for index, share in enumerate(shares):
         rate, takes = share["pictures"] * part, SLOTS / 2 / share["pictures"]
         now, free = 0.0, [0.0] * (SLOTS // 2)
-        count = int(_lasts(seconds, rate) * rate * _FOR)
-        for gap in itertools.islice(load.poisson(rate, index), count):
+        for gap in _gaps(_lasts(seconds, rate), rate, index):
             now += gap
             waits.append(max(0.0, free[0] - now))
             heapreplace(free, max(now, free[0]) + takes)

@@ -224,8 +224,8 @@ def relation(scene: Scene, rng: np.random.Generator) -> Turn | None:
 def order(scene: Scene, rng: np.random.Generator) -> Turn | None:
     """The shapes along an axis, or the first of them, if they are clearly apart on it.
 
-    Mostly downwards: descriptions go from left to right, and without as much that goes from top to
-    bottom a model learns that axis thousands of steps later, if at all.
+    Mostly downwards: descriptions go from left to right, and a whole run without these learned left
+    and right but not above and below.
     """
     if len(_unique(scene)) < len(scene.shapes):
         return None
