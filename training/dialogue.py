@@ -224,8 +224,9 @@ def relation(scene: Scene, rng: np.random.Generator) -> Turn | None:
 def order(scene: Scene, rng: np.random.Generator) -> Turn | None:
     """The shapes along an axis, or the first of them, if they are clearly apart on it.
 
-    Mostly downwards: descriptions go from left to right, and a whole run without these learned left
-    and right but not above and below.
+    Mostly downwards: descriptions go from left to right. A whole run without these and `corner`
+    learned left and right but not above and below: of what its first cross-attention layer read of
+    a shape, 58% of the variance was where it is across the picture, and 2% where down.
     """
     if len(_unique(scene)) < len(scene.shapes):
         return None
@@ -276,6 +277,36 @@ def location(scene: Scene, rng: np.random.Generator) -> Turn | None:
         f"Is the {thing} at the {first} or at the {other}?",
     ))  # fmt: skip
     return question, f"The {thing} is in the {halves[second]} half."
+
+
+def corner(scene: Scene, rng: np.random.Generator) -> Turn | None:
+    """The quarter of the picture a shape is in, or the shape of a quarter, if clearly in one.
+
+    Both axes in one answer, of a shape that is picked by its name.
+    """
+    sides = []
+    for shape in scene.shapes:
+        across, down = shape.x / scene.width - 0.5, shape.y / scene.height - 0.5
+        clear = min(abs(across), abs(down)) > 0.07
+        side = f"{'bottom' if down > 0 else 'top'} {'right' if across > 0 else 'left'}"
+        sides.append(side if clear else None)
+    index = int(rng.integers(len(sides)))
+    shape, side, picture = scene.shapes[index], sides[index], _pick(rng, _PICTURE_WORDS)
+    if side is None or shape not in _unique(scene):
+        return None
+    thing = "shape" if len(sides) == 1 and rng.random() < 0.3 else _named(scene, shape)
+    if len(sides) > 1 and sides.count(side) == 1 and None not in sides and rng.random() < 0.3:
+        question = _pick(rng, (
+            f"Which shape is at the {side}?", f"What shape is at the {side} of the {picture}?",
+            f"What is at the {side}?",
+        ))  # fmt: skip
+        return question, f"The {thing} is at the {side}."
+    question = _pick(rng, (
+        f"Where is the {thing}?", f"Where is the {thing}?", f"Where do you see the {thing}?",
+        f"Where is the {thing} in the {picture}?", f"Where in the {picture} is the {thing}?",
+        f"In which corner is the {thing}?",
+    ))  # fmt: skip
+    return question, f"The {thing} is at the {side}."
 
 
 def description(scene: Scene, rng: np.random.Generator) -> str:
@@ -371,11 +402,11 @@ def as_json(scene: Scene, rng: np.random.Generator) -> Turn:
 
 Asker = Callable[[Scene, np.random.Generator], Turn | None]
 _SINGLE: tuple[tuple[Asker, float], ...] = (
-    (colour, 2.5), (kind, 4), (count, 2.5), (location, 1.5), (describe, 1.2), (background, 0.7),
-    (presence, 1), (confirmation, 0.6), (as_json, 0.9),
+    (colour, 2.5), (kind, 4), (count, 2.5), (location, 1), (corner, 1), (describe, 1.2),
+    (background, 0.7), (presence, 1), (confirmation, 0.6), (as_json, 0.9),
 )  # fmt: skip
 _SEVERAL: tuple[tuple[Asker, float], ...] = (
-    (colour, 1.5), (kind, 1.5), (count, 3), (relation, 7), (order, 4), (location, 2),
+    (colour, 1.5), (kind, 1.5), (count, 3), (relation, 6), (order, 4), (location, 2), (corner, 3),
     (describe, 1.5), (background, 0.4), (presence, 1), (confirmation, 0.6), (as_json, 0.6),
 )  # fmt: skip
 
@@ -393,7 +424,7 @@ def ask(scene: Scene, rng: np.random.Generator, turns: int) -> list[Turn]:
     for index in rng.choice(len(table), size=2 * turns, p=weights / weights.sum()):
         asker = table[index][0]
         turn = asker(scene, rng)
-        early = places_first and asker in (count, relation, order, location)
+        early = places_first and asker in (count, relation, order, location, corner)
         if turn and turn[0] not in first and turn[0] not in later:
             (first if early else later)[turn[0]] = turn[1]
         if len(first) + len(later) == turns:
