@@ -19,11 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
+import msgspec
+
 _EXACT = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True, gc=False):
     """Text: tokens to prefill, `input`, and to generate, `output`. Pictures: `tiles`."""
 
     input: float = 0.0

@@ -11,19 +11,18 @@ All charges of a request are reserved together or not at all. Pure: a store keep
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+
+import msgspec
 
 from serving.core import Caller, Limits, Usage
 
 MINUTE = 60.0
 DAY = 86_400.0
-_QUOTAS = ("tokens_per_day", "tokens_per_month", "picodollars_per_day", "picodollars_per_month")
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(msgspec.Struct, frozen=True, gc=False):
     """`cost` of at most `limit` per `period` seconds, and as much at once."""
 
     key: str
@@ -44,8 +43,7 @@ class Rate:
         return min(self.cost, self.limit)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True, gc=False):
     """One of at most `limit` at a time."""
 
     key: str
@@ -53,8 +51,7 @@ class Lease:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(msgspec.Struct, frozen=True, gc=False):
     """`cost` of at most `limit` in a day or a month.
 
     `subject` is the account or the token whose it is; times are Unix seconds.
@@ -73,8 +70,7 @@ class Quota:
 Charge = Rate | Lease | Quota
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """The charge that did not fit, and in how many seconds it may."""
 
     charge: Charge
@@ -119,7 +115,12 @@ def _rates(subject: str, limits: Limits, tokens: int) -> list[Charge]:
 def _quotas(
     subject: str, limits: Limits, tokens: int, picodollars: int, now: float
 ) -> list[Charge]:
-    if not any(getattr(limits, name) is not None for name in _QUOTAS):
+    if (
+        limits.tokens_per_day is None
+        and limits.tokens_per_month is None
+        and limits.picodollars_per_day is None
+        and limits.picodollars_per_month is None
+    ):
         return []
     day, month = windows(now)
     asked = (
@@ -144,8 +145,7 @@ def _quotas(
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(msgspec.Struct, frozen=True, gc=False):
     """A day (`2026-11-22`) or a month (`2026-11`) of UTC's, in Unix seconds."""
 
     name: str

@@ -16,9 +16,12 @@ class Demand:
         self._waiting: dict[object, tuple[float, Work]] = {}  # in order of when they came
         self._sum = Work()
 
-    def come(self, item: object, work: Work, now: float) -> None:
-        """A request is here and waits; it is counted whatever becomes of it."""
+    def come(self, work: Work) -> None:
+        """A request is here; it is counted whatever becomes of it."""
         self.arrived = self.arrived.plus(work)
+
+    def wait(self, item: object, work: Work, now: float) -> None:
+        """One that has come waits."""
         self._sum = self._sum.plus(work)
         self._waiting[item] = now, work
 

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
+import msgspec
+
 LAST: Final = 1 << 62
 """The priority of what gives way to everything."""
 _PIXELS_PER_TOKEN = 196  # a tile of 560 x 560 becomes 1601 tokens
 _MARGIN = 2  # requests; of those who always have somebody waiting each is one behind at times
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A request in the queue. `cost` in tokens of prompt-equivalent work."""
 
     flow: str
@@ -76,7 +77,11 @@ class FairQueue:
 
     def owes(self, item: Waiting, running: Iterable[str]) -> bool:
         """Whether another, who waits or runs, had more service than the item's tenant, by far."""
-        others = (self._flows.get(name) for name in {*running, *self._active} - {item.flow})
+        names = {*running, *self._active}
+        names.discard(item.flow)
+        if not names:
+            return False
+        others = (self._flows.get(name) for name in names)
         most = max((flow.counter for flow in others if flow is not None), default=-inf)
         own = self._flows.get(item.flow, _Flow(-inf)).counter
         behind = most - max(own, self._level - self.credit)

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from serving.admission import charges
 from serving.admission.charges import Charge, Quota, Rate, Refusal
 from serving.admission.demand import Demand
@@ -91,28 +93,39 @@ class Gate:
         """See the gateway's `Admission.admit`."""
         size = self._size(generation)
         _check(caller, generation, size)
-        output = self._expected(caller, generation)
+        # What an account has in the background is in nobody's way, nor in its own.
+        flow = f"{caller.account} {LAST}" if generation.background else caller.account
+        most = min(generation.sampling.max_tokens, self.policy.context)
+        usual = self._usual.get(flow, most)
+        output = min(most, max(_AT_LEAST, int(2 * usual)))
         reserved, store = await self._reserve(caller, generation, size, output, headers)
         item = Waiting(
-            flow=_flow(caller, generation),
+            flow=flow,
             cost=size.text_tokens + size.tiles * TILE + output * OUTPUT,
             tokens=size.text_tokens + output,
             pixels=size.pixels,
             weight=caller.account_limits.weight or 1,
             priority=LAST if generation.background else caller.account_limits.priority or 0,
         )
-        work = Work(size.text_tokens, self._usually(caller, generation), size.tiles)
+        work = Work(size.text_tokens, min(most, usual), size.tiles)
         ticket = Ticket(self, generation, item, reserved, store, size, work)
         if not generation.background:
-            self.demand.come(item, work, time.monotonic())
+            self.demand.come(work)
+        if not self._turns.enter(item):
+            await self._wait(ticket)
+        return ticket
+
+    async def _wait(self, ticket: Ticket) -> None:
+        item, generation = ticket.item, ticket.generation
+        if not generation.background:
+            self.demand.wait(item, ticket.expected, time.monotonic())
         try:
             await self._turns.take(item, generation.may_wait)
         except BaseException:
-            ticket.release(Usage())
+            self.settled(ticket, Usage())
             raise
         finally:
             self.demand.leave(item)
-        return ticket
 
     def standing(self, item: Waiting) -> int:
         """Of somebody who has a turn, among the others at the engine."""
@@ -149,20 +162,6 @@ class Gate:
                 raise
             return await self._alone.reserve(request, planned), self._alone
 
-    def _expected(self, caller: Caller, generation: Generation) -> int:
-        """Output tokens: no more than asked for, nor twice what the account usually gets."""
-        most = self._most(generation)
-        usual = self._usual.get(_flow(caller, generation))
-        return most if usual is None else min(most, max(_AT_LEAST, int(2 * usual)))
-
-    def _most(self, generation: Generation) -> int:
-        return min(generation.sampling.max_tokens, self.policy.context)
-
-    def _usually(self, caller: Caller, generation: Generation) -> float:
-        """Output tokens, as many as the account usually gets."""
-        most = self._most(generation)
-        return min(most, self._usual.get(_flow(caller, generation), most))
-
     def ended(self, ticket: Ticket, usage: Usage) -> None:
         """A request that had its turn is over; what it used is known."""
         tiles = usage.new_images * ticket.size.tiles
@@ -185,8 +184,7 @@ class Gate:
             ticket.store.settle(ticket.generation.id, differences)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ticket:
+class Ticket(msgspec.Struct, frozen=True, eq=False):
     """Satisfies the gateway's `Ticket`."""
 
     gate: Gate
@@ -205,16 +203,7 @@ class Ticket:
     def settle(self, usage: Usage) -> None:
         """The request is over and used this much."""
         self.gate.ended(self, usage)
-        self.release(usage)
-
-    def release(self, usage: Usage) -> None:
-        """Without having had a turn."""
         self.gate.settled(self, usage)
-
-
-def _flow(caller: Caller, generation: Generation) -> str:
-    """Who waits in line: what an account has in the background is in nobody's way, nor its own."""
-    return f"{caller.account} {LAST}" if generation.background else caller.account
 
 
 def _check(caller: Caller, generation: Generation, size: Size) -> None:
@@ -242,19 +231,20 @@ def _fits(refusal: Refusal, now: float) -> dict[str, float]:
 
 def _headers(planned: Iterable[Charge], tats: dict[str, float], now: float) -> Headers:
     """The tightest rate of each kind, in the words of OpenAI's API."""
-    found: dict[str, tuple[int, int, float]] = {}
+    found: dict[bytes, tuple[int, int, float]] = {}
     for charge in planned:
         if isinstance(charge, Rate) and charge.limit:
             tat = tats.get(charge.key, now + charge.period)
             left = charges.remaining(tat, now, charge)
-            kind = "tokens" if charge.counts_tokens else "requests"
-            found[kind] = min(found.get(kind, (left + 1, 0, 0.0)), (left, charge.limit, tat - now))
-    return [
-        (f"x-ratelimit-{name}-{kind}".encode(), value.encode())
-        for kind, (left, limit, reset) in found.items()
-        for name, value in (
-            ("limit", str(limit)),
-            ("remaining", str(left)),
-            ("reset", f"{max(0.0, reset):.3f}s"),
+            kind = b"tokens" if charge.counts_tokens else b"requests"
+            tightest = found.get(kind)
+            if tightest is None or left < tightest[0]:
+                found[kind] = left, charge.limit, tat - now
+    headers: Headers = []
+    for kind, (left, limit, reset) in found.items():
+        headers += (
+            (b"x-ratelimit-limit-" + kind, b"%d" % limit),
+            (b"x-ratelimit-remaining-" + kind, b"%d" % left),
+            (b"x-ratelimit-reset-" + kind, b"%.3fs" % max(0.0, reset)),
         )
-    ]
+    return headers

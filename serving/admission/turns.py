@@ -78,17 +78,23 @@ class Turns:
             place += _BAND // 2
         return min(item.priority, _LOWEST) * _BAND + place
 
+    def enter(self, item: Waiting) -> bool:
+        """Whether it is the item's turn already; then `give` must follow."""
+        if not self._running:
+            self._ended = time.monotonic()  # the engine was idle: that was not slowness
+        if not self._has_place(item) or (self._turns and self._is_behind(item)):
+            return False
+        self._order.enter(item)
+        self._queue.serve(item)
+        return True
+
     async def take(self, item: Waiting, may_wait: bool = True) -> None:
         """Return when it is the item's turn; `give` must follow.
 
         Raises:
             Overloaded: no room to wait, or it took too long.
         """
-        if not self._running:
-            self._ended = time.monotonic()  # the engine was idle: that was not slowness
-        if self._has_place(item) and not (self._turns and self._is_behind(item)):
-            self._order.enter(item)
-            self._queue.serve(item)
+        if self.enter(item):
             return
         if not may_wait:
             raise self._busy()
@@ -120,7 +126,8 @@ class Turns:
 
     def _leave(self, item: Waiting) -> None:
         self._order.leave(item)
-        self._next()
+        if self._turns:
+            self._next()
 
     def _has_place(self, item: Waiting) -> bool:
         """Whether the engine has a place for the item; the last ones are not for everybody."""

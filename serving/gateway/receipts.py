@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from time import perf_counter, time
 
@@ -38,7 +38,7 @@ CLIENT_LEFT = 499  # nginx's status for a request whose client left before the a
 # What the access log leaves out: what is long, or may hold the caller's own words.
 _UNSAID = ("gaps", "sampling", "trace")
 
-_SAID = tuple(each.name for each in fields(Receipt) if each.name not in _UNSAID)
+_SAID = tuple(name for name in Receipt.__struct_fields__ if name not in _UNSAID)
 
 _access = logging.getLogger("serving.access")
 _encode = msgspec.json.Encoder().encode
@@ -111,7 +111,8 @@ class Draft:
         self.finish = delta.finish
         if delta.stages is not None:
             # perf_counter is the monotonic clock.
-            self.stages = replace(delta.stages, at=delta.stages.at - self._arrived)
+            at = delta.stages.at - self._arrived
+            self.stages = msgspec.structs.replace(delta.stages, at=at)
         if delta.usage is not None:
             self.used(delta.usage)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
+from operator import add as plus
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Insert, func, select
@@ -33,6 +35,8 @@ SUMS = (
 )
 """Columns of `tables.hours`, after its keys."""
 
+_key, _parts = attrgetter(*KEYS[1:]), attrgetter(*SUMS[1:])
+
 
 def add(connection: Connection, records: Sequence[Record]) -> None:
     """Keep the records that are not there yet, and count them in their hours."""
@@ -44,13 +48,10 @@ def add(connection: Connection, records: Sequence[Record]) -> None:
 
 
 def _count(connection: Connection, records: Iterable[Record]) -> None:
-    sums: dict[tuple[int | str, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
+    sums: dict[tuple[int | str, ...], tuple[int, ...]] = defaultdict(lambda: (0,) * len(SUMS))
     for record in {each.receipt: each for each in records}.values():
-        hour = record.at - record.at % HOUR
-        line = sums[hour, *(getattr(record, key) for key in KEYS[1:])]
-        line[0] += 1
-        for index, name in enumerate(SUMS[1:], 1):
-            line[index] += getattr(record, name)
+        key = (record.at - record.at % HOUR, *_key(record))
+        sums[key] = tuple(map(plus, sums[key], (1, *_parts(record))))
     # In order: two processes that each hold what the other needs would wait for ever.
     rows = [dict(zip((*KEYS, *SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
     _, more = _statements(dialect_of(connection))

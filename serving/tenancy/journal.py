@@ -27,7 +27,7 @@ import msgspec
 from serving.tenancy.record import Record, Start
 from serving.tenancy.slots import Slot, Slots
 
-SYNC = 0.1
+SYNC = 0.25
 """Seconds."""
 _ROOM = 8 * 2**20  # bytes after which a journal that is shipped begins anew
 
@@ -65,7 +65,8 @@ class Journal:
         data = _encode(record)
         self._unwritten.append((record.receipt, b"%08x %b\n" % (crc32(data), data)))
         self._flush()
-        self._dirty.set()
+        if not self._dirty.is_set():
+            self._dirty.set()
 
     def close(self) -> None:
         """Sync, and let go of the file: whoever ships comes next."""
@@ -89,12 +90,15 @@ class Journal:
         with self._lock:
             while self._unwritten:
                 receipt, line = self._unwritten[0]
-                size = os.fstat(self._descriptor).st_size
+                written = 0
                 try:
-                    if os.write(self._descriptor, line) != len(line):
+                    written = os.write(self._descriptor, line)
+                    if written != len(line):
                         raise OSError("short write")
                 except OSError as error:
-                    os.ftruncate(self._descriptor, size)
+                    if written:
+                        size = os.fstat(self._descriptor).st_size
+                        os.ftruncate(self._descriptor, size - written)
                     _log.error("the journal cannot be written: %s", error)
                     return
                 self._unwritten.popleft()

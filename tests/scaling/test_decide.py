@@ -118,8 +118,9 @@ def test_bounds_hold_whatever_is_asked() -> None:
 
 def test_demand_counts_what_comes_what_waits_and_since_when() -> None:
     demand, first, second = Demand(), object(), object()
-    demand.come(first, Work(10, 100, 4), 1.0)
-    demand.come(second, Work(20, 50), 3.0)
+    for item, work, at in ((first, Work(10, 100, 4), 1.0), (second, Work(20, 50), 3.0)):
+        demand.come(work)
+        demand.wait(item, work, at)
     assert demand.stats(5.0) == {
         "input": 30, "output": 150, "tiles": 4,
         "waiting_input": 30, "waiting_output": 150, "waiting_tiles": 4, "queued": 4.0,
