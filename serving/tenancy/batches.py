@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import Connection, bindparam, case, delete, func, or_, select, update
+from uuid_utils import uuid7
 
 from serving.core import Usage
 from serving.tenancy import hours, tables
@@ -109,7 +110,7 @@ def submit(
     connection.execute(_batches.insert(), {name: getattr(batch, name) for name in Batch.__slots__})
     rows = [
         {
-            "id": str(uuid4()),
+            "id": str(uuid7()),
             "batch": id_,
             "account": account,
             "model": model,

@@ -106,13 +106,15 @@ def ship_left(database: Database, folder: Path) -> int:
 
 
 def _ship_dead(database: Database, file: Path) -> bool:
-    """False: its process lives, or somebody else is at it."""
+    """False: its process lives, or somebody else is or was at it."""
     try:
         descriptor = os.open(file, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_nlink:
+            return False  # somebody shipped it between our opening and our lock
         slots = file.with_suffix(".slots")
         insert(database, lines_of(file, 0)[0])
         # After the lines: a request that has both a line and a slot had just ended.

@@ -5,8 +5,6 @@ Integers only: microseconds, milliseconds, picodollars. No prompt, no picture, n
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from serving.core import Receipt, Usage
@@ -41,10 +39,6 @@ class Record(msgspec.Struct, frozen=True):
     picodollars: int
     microneurons: int
     image_tokens: int = 0  # lines of journals of an earlier release have none
-
-    def row(self) -> dict[str, Any]:
-        """For an insert."""
-        return msgspec.structs.asdict(self)
 
 
 def of(receipt: Receipt, prices: Prices) -> Record:

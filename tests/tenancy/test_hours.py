@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
+from msgspec.structs import asdict
 from sqlalchemy import Connection, func, select
 
 from serving import tenancy
@@ -105,7 +106,7 @@ def test_a_database_of_an_earlier_release_is_added_up(settings: Settings) -> Non
     database = Database(settings.database_url.get_secret_value() or f"sqlite:///{file}")
     with database.begin() as connection:
         command.upgrade(migrations(connection), "0003")
-        rows = [each.row() for each in some(50)]
+        rows = [asdict(each) for each in some(50)]
         for row in rows:
             del row["image_tokens"]
         connection.execute(tables.usage.insert(), rows)
