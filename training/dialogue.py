@@ -224,9 +224,8 @@ def relation(scene: Scene, rng: np.random.Generator) -> Turn | None:
 def order(scene: Scene, rng: np.random.Generator) -> Turn | None:
     """The shapes along an axis, or the first of them, if they are clearly apart on it.
 
-    Mostly downwards: descriptions go from left to right. A whole run without these and `corner`
-    learned left and right but not above and below: of what its first cross-attention layer read of
-    a shape, 58% of the variance was where it is across the picture, and 2% where down.
+    Mostly downwards: descriptions go from left to right, and a whole run without these and `corner`
+    learned left and right alone.
     """
     if len(_unique(scene)) < len(scene.shapes):
         return None
