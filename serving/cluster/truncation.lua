@@ -3,7 +3,7 @@
 -- That there was more to come is what the missing last chunk says. HAProxy by itself breaks off as
 -- well; here the client is told what happened, in the words of the API.
 
--- HAProxy makes a dozen tables for each call below, and drops them: with this its CPU is an eighth less.
+-- HAProxy makes a dozen tables for each call below and drops them: this is an eighth of its CPU less.
 collectgarbage("generational")
 
 local HOLE = "REQUEST"
