@@ -1,7 +1,7 @@
 """The types every stage speaks: bytes -> Generation -> Delta... -> bytes, and one Receipt.
 
-All frozen. Dataclasses, but for what is made for every request or token: a msgspec struct is made
-in a tenth of the time. Nothing here knows HTTP, vLLM or Ray.
+All frozen. Dataclasses; msgspec structs, made in a tenth of the time, for what is made of every
+token and in accounting for each request. Nothing here knows HTTP, vLLM or Ray.
 """
 
 from __future__ import annotations

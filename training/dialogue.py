@@ -10,6 +10,7 @@ from training.pictures import COLOUR_NAMES, COLOURS, SHAPES, Scene, Shape
 
 Turn = tuple[str, str]  # (question, answer)
 NUMBERS = ("no", "one", "two", "three")
+_CLEAR = 0.07  # of the picture's size: farther from its middle a shape is clearly in a half
 _COLOUR_WORDS = ("colour", "color")
 _PICTURE_WORDS = ("picture", "image", "photo")
 _OTHER_THINGS = (
@@ -253,16 +254,21 @@ def order(scene: Scene, rng: np.random.Generator) -> Turn | None:
     return question, f"{_upper(names[0])} is {place}."
 
 
+def _off_centre(scene: Scene, shape: Shape) -> tuple[float, float]:
+    """(across, down) from the picture's centre, over its size: -0.5 to 0.5."""
+    return shape.x / scene.width - 0.5, shape.y / scene.height - 0.5
+
+
 def location(scene: Scene, rng: np.random.Generator) -> Turn | None:
     """Which half of the picture a shape is in, if it is clearly in one."""
     shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
     if sum(s.kind == shape.kind for s in scene.shapes) > 1:
         return None
-    across, down = shape.x / scene.width - 0.5, shape.y / scene.height - 0.5
+    across, down = _off_centre(scene, shape)
     options = []
-    if abs(across) > 0.07:
+    if abs(across) > _CLEAR:
         options.append((("left", "right"), across > 0))
-    if abs(down) > 0.07:
+    if abs(down) > _CLEAR:
         options.append((("top", "bottom"), down > 0))
     if not options:
         return None
@@ -285,8 +291,8 @@ def corner(scene: Scene, rng: np.random.Generator) -> Turn | None:
     """
     sides = []
     for shape in scene.shapes:
-        across, down = shape.x / scene.width - 0.5, shape.y / scene.height - 0.5
-        clear = min(abs(across), abs(down)) > 0.07
+        across, down = _off_centre(scene, shape)
+        clear = min(abs(across), abs(down)) > _CLEAR
         side = f"{'bottom' if down > 0 else 'top'} {'right' if across > 0 else 'left'}"
         sides.append(side if clear else None)
     index = int(rng.integers(len(sides)))
@@ -299,12 +305,12 @@ def corner(scene: Scene, rng: np.random.Generator) -> Turn | None:
             f"Which shape is at the {side}?", f"What shape is at the {side} of the {picture}?",
             f"What is at the {side}?",
         ))  # fmt: skip
-        return question, f"The {thing} is at the {side}."
-    question = _pick(rng, (
-        f"Where is the {thing}?", f"Where is the {thing}?", f"Where do you see the {thing}?",
-        f"Where is the {thing} in the {picture}?", f"Where in the {picture} is the {thing}?",
-        f"In which corner is the {thing}?",
-    ))  # fmt: skip
+    else:
+        question = _pick(rng, (
+            f"Where is the {thing}?", f"Where is the {thing}?", f"Where do you see the {thing}?",
+            f"Where is the {thing} in the {picture}?", f"Where in the {picture} is the {thing}?",
+            f"In which corner is the {thing}?",
+        ))  # fmt: skip
     return question, f"The {thing} is at the {side}."
 
 

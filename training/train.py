@@ -25,7 +25,8 @@ ALONE = 0.25  # share of the steps before pictures meet questions
 TOGETHER = 0.2  # weight of the patch loss once questions are asked
 WARM_UP = 200  # steps
 DECAY_FROM = 0.65  # share of the steps at full learning rate
-# Apart in the log: words of places. An axis that is behind is one that the questions neglect.
+# Apart in the log: words of places, copies of a question's own among them. An axis that is behind
+# is one that the questions neglect.
 AXES = {"across": (" left", " right"), "down": (" above", " below", " top", " bottom")}
 
 

@@ -44,7 +44,7 @@ def add(connection: Connection, records: Sequence[Record]) -> None:
     """Keep the records that are not there yet, and count them in their hours."""
     records = list({record.receipt: record for record in records}.values())
     values = tuple(chain.from_iterable(map(astuple, records)))
-    keep = _keep(len(records), "%s" if connection.dialect.name == "postgresql" else "?")
+    keep = _keep(len(records), "%s" if dialect_of(connection) is postgresql else "?")
     new = set(connection.exec_driver_sql(keep, values).scalars())
     if new:
         _count(connection, (record for record in records if record.receipt in new))

@@ -231,7 +231,8 @@ def test_more_than_may_wait_is_told_when_to_come_back(up):
     for answer in answers:
         head, _, body = answer.partition("\r\n\r\n")
         assert head.startswith("HTTP/1.1 429 ")
-        # Of all that waits, at the speed of lately: a second on a machine fast enough.
+        # What all that waits will take at the speed of lately. A second is the least that is said,
+        # so on a fast machine too, and where nothing has ended yet.
         assert 1 <= int(re.search(r"retry-after: (\d+)", head)[1]) <= 60
         assert json.loads(body)["errors"][0]["code"] == 3040
     until_idle(up)
