@@ -6,6 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 RUNS = Path(__file__).parent / "runs"
+# What `train.Plan` says unless it is given.
+PLAN = {
+    "steps": (int, None),
+    "pictures": (int, "to a step"),
+    "talks": (int, "text conversations to a step"),
+    "rate": (float, "the highest learning rate"),
+    "seed": (int, None),
+    "threads": (int, None),
+}
 SHIPPED = Path(__file__).parent.parent / "checkpoint"
 
 
@@ -18,12 +27,8 @@ def _arguments() -> argparse.Namespace:
 
     train = commands.add_parser("train", help="train, or go on with a run that was stopped")
     train.add_argument("--out", type=Path, default=RUNS / "main")
-    train.add_argument("--steps", type=int, default=3600)
-    train.add_argument("--pictures", type=int, default=24, help="to a step")
-    train.add_argument("--talks", type=int, default=24, help="text conversations to a step")
-    train.add_argument("--rate", type=float, default=1.5e-3, help="the highest learning rate")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--threads", type=int, default=2)
+    for name, (kind, help_) in PLAN.items():
+        train.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=help_)
 
     evaluate = commands.add_parser("evaluate", help="sit the exam")
     evaluate.add_argument("--checkpoint", type=Path, default=SHIPPED)
@@ -48,15 +53,8 @@ def main() -> None:
     if arguments.command == "tokenizer":
         tokenizer.save(tokenizer.train(), arguments.out)
     elif arguments.command == "train":
-        plan = train.Plan(
-            steps=arguments.steps,
-            pictures=arguments.pictures,
-            talks=arguments.talks,
-            rate=arguments.rate,
-            seed=arguments.seed,
-            threads=arguments.threads,
-        )
-        train.run(plan, arguments.out)
+        given = {key: value for key, value in vars(arguments).items() if key in PLAN}
+        train.run(train.Plan(**given), arguments.out)
     elif arguments.command == "evaluate":
         evaluate.run(
             arguments.checkpoint,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training import samples
+from training.mentions import mentions
 from training.pictures import (
     ASPECT_RATIOS,
     MAX_TILES,
@@ -30,10 +31,15 @@ ABOUT_LENGTH, TALK_LENGTH = 224, 384  # tokens; few conversations are longer
 
 @dataclass
 class Text:
-    """ids, labels: (B, T); labels are the next token where an assistant speaks, else IGNORED."""
+    """ids, labels: (B, T); labels are the next token where an assistant speaks, else IGNORED.
+
+    named: (B, T, 2) where a token ends the name of a shape after its picture: across and down of
+    the shape's centre, from 0 to 1; NaN elsewhere.
+    """
 
     ids: Tensor
     labels: Tensor
+    named: Tensor | None = None
 
 
 @dataclass
@@ -82,10 +88,11 @@ class Conversations:
         self.tokenizer = tokenizer
         self.end = tokenizer.token_to_id("<|eot_id|>")
         self.pad = tokenizer.token_to_id("<|finetune_right_pad_id|>")
+        self.image = tokenizer.token_to_id("<|image|>")
         header = "<|start_header_id|>assistant<|end_header_id|>\n\n"
         self.header = tokenizer.encode(header, add_special_tokens=False).ids
 
-    def __call__(self, texts: list[str], length: int) -> Text:
+    def __call__(self, texts: list[str], length: int, scenes: list[Scene] | None = None) -> Text:
         """Pad to `length` tokens or cut off there: compiled code likes one shape."""
         encoded = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         rows = [np.array(e.ids[:length]) for e in encoded]
@@ -94,7 +101,17 @@ class Conversations:
         for index, row in enumerate(rows):
             ids[index, : len(row)] = row
             labels[index, : len(row)] = spoken(row, self.header, self.end)
-        return Text(torch.from_numpy(ids), torch.from_numpy(labels))
+        text = Text(torch.from_numpy(ids), torch.from_numpy(labels))
+        if scenes:
+            named = np.full((*ids.shape, 2), np.nan, np.float32)
+            for index, scene in enumerate(scenes):
+                picture = int(np.argmax(ids[index] == self.image))
+                for end, across, down in mentions(texts[index], scene):
+                    token = encoded[index].char_to_token(end)
+                    if picture < token < length:
+                        named[index, token] = across, down
+            text.named = torch.from_numpy(named)
+        return text
 
 
 def _stacked(
@@ -159,7 +176,8 @@ class Stream(IterableDataset):
         scenes = [sample_scene(rng) for _ in range(self.pictures)]
         turns = rng.choice([1, 5, 6, 7, 8], p=[0.06, 0.1, 0.2, 0.32, 0.32], size=self.pictures)
         about = [samples.about(s, rng, int(n)) for s, n in zip(scenes, turns, strict=True)]
-        return Batch(whole_pictures(rng, scenes), self.conversations(about, ABOUT_LENGTH), talk)
+        text = self.conversations(about, ABOUT_LENGTH, scenes)
+        return Batch(whole_pictures(rng, scenes), text, talk)
 
 
 def stream(

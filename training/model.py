@@ -335,8 +335,9 @@ class TextModel(nn.Module):
 
     def forward(
         self, ids: Tensor, features: Tensor | None, rows: Tensor | None, mask: Tensor | None
-    ) -> Tensor:
-        x = self.embed_tokens(ids)
+    ) -> tuple[Tensor, Tensor | None]:
+        """The final states and, where there is a picture, the first ones that know of it."""
+        x, looked = self.embed_tokens(ids), None
         length = ids.shape[1]
         rotary = self.cos[:length].to(x.dtype), self.sin[:length].to(x.dtype)
         lowest = torch.finfo(x.dtype).min
@@ -346,7 +347,8 @@ class TextModel(nn.Module):
                 x = layer(x, rotary, causal)
             elif features is not None:
                 x = layer(x, features, rows, mask)
-        return self.norm(x)
+                looked = x if looked is None else looked
+        return self.norm(x), looked
 
 
 class LanguageModel(nn.Module):
@@ -357,7 +359,7 @@ class LanguageModel(nn.Module):
 
 
 class Mllama(nn.Module):
-    """The whole model; `forward` gives the final hidden states, `logits` the output layer."""
+    """The whole model; `read` gives the hidden states, `logits` the output layer."""
 
     def __init__(self, config: MllamaConfig) -> None:
         super().__init__()
@@ -374,8 +376,13 @@ class Mllama(nn.Module):
         """Vision features (B, tiles, 1 + patches, vision_output_dim)."""
         return self.vision_model(pixels, ratio_ids, tile_mask, apart)
 
-    def read(self, ids: Tensor, seen: Tensor | None = None, tile_mask: Tensor | None = None):
-        """Hidden states (B, T, C) of token ids (B, T), one picture to a row or none at all."""
+    def read(
+        self, ids: Tensor, seen: Tensor | None = None, tile_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (B, T, C) of token ids (B, T), one picture to a row or none at all.
+
+        With a picture also the states after the first cross-attention layer, as many.
+        """
         if seen is None:
             return self.language_model.model(ids, None, None, None)
         features = self.multi_modal_projector(seen).flatten(1, 2)

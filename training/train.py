@@ -2,14 +2,15 @@
 
 The vision tower first learns what each patch shows (`Patches`, dropped from the checkpoint), from
 pictures of a single tile, while the language model learns to talk; after `ALONE` of the steps
-the two are joined on whole pictures and questions about them.
+the two are joined on whole pictures and questions about them, and the rate begins to fall: at its
+height no comparison of two shapes is learned. What the first cross-attention layer makes of a
+shape's name must tell the shape's place (`place`, dropped as well).
 """
 
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,18 +24,15 @@ from training.pictures import CELLS, COLOUR_NAMES, SHAPES
 
 ALONE = 0.25  # share of the steps before pictures meet questions
 TOGETHER = 0.2  # weight of the patch loss once questions are asked
+NAMED = 1.0  # weight of the places of named shapes
 WARM_UP = 200  # steps
-DECAY_FROM = 0.65  # share of the steps at full learning rate
-# Apart in the log: words of places, copies of a question's own among them. An axis that is behind
-# is one that the questions neglect.
-AXES = {"across": (" left", " right"), "down": (" above", " below", " top", " bottom")}
 
 
 @dataclass(frozen=True)
 class Plan:
     steps: int = 3600
     pictures: int = 24  # canvases to a step
-    talks: int = 24  # text-only conversations to a step
+    talks: int = 24  # text-only conversations to a step, half of them beside questions on pictures
     rate: float = 1.5e-3
     weight_decay: float = 0.05
     seed: int = 0
@@ -100,6 +98,7 @@ class Tally:
     loss: float = 0.0
     patches: float = 0.0
     shapes: float = 0.0  # share of patches on shapes told right
+    places: float = 0.0  # error of named shapes' places, over the picture's size
     steps: int = 0
     answers: dict[str, list[int]] = field(default_factory=dict)  # name: [right, asked]
 
@@ -133,9 +132,11 @@ class Trainer:
         model.initialise(self.model)
         width = self.config.vision_config.hidden_size
         self.patches = nn.ModuleList([Patches(width), Patches(width)])
+        self.place = nn.Linear(self.config.text_config.hidden_size, 2)
         self.masters = [p.detach().clone() for p in self._parameters()]
         self.model.bfloat16()
         self.patches.bfloat16()
+        self.place.bfloat16()
         matrices = [p for p in self.masters if p.ndim > 1]
         others = [p for p in self.masters if p.ndim <= 1]
         self.optimiser = torch.optim.AdamW(
@@ -147,11 +148,6 @@ class Trainer:
             betas=(0.9, 0.97),
             fused=True,
         )
-        tokens = partial(words.encode, add_special_tokens=False)
-        self.axes = {
-            name: torch.tensor([tokens(word).ids[0] for word in told])
-            for name, told in AXES.items()
-        }
         self.steps_done = 0
         self.see, self.read = self.model.see, self.model.read
         if plan.compile:
@@ -159,14 +155,14 @@ class Trainer:
             self.read = torch.compile(self.read, dynamic=False)
 
     def _parameters(self) -> list[nn.Parameter]:
-        return [*self.model.parameters(), *self.patches.parameters()]
+        return [*self.model.parameters(), *self.patches.parameters(), *self.place.parameters()]
 
     def progress(self) -> float:
         return self.steps_done / self.plan.steps
 
     def rate(self) -> float:
         """Warm up, hold, then fall along a cosine to a hundredth."""
-        falling = max(0.0, (self.progress() - DECAY_FROM) / (1 - DECAY_FROM))
+        falling = max(0.0, (self.progress() - ALONE) / (1 - ALONE))
         fall = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * falling))
         return self.plan.rate * min(1.0, (self.steps_done + 1) / WARM_UP) * fall
 
@@ -177,11 +173,6 @@ class Trainer:
         predicted = torch.full_like(text.labels, IGNORED)
         predicted[chosen] = logits.detach().argmax(-1)
         tally.count(name, *exact_answers(predicted, text.labels))
-        if name == "pictures":
-            for axis, either in self.axes.items():
-                asked = torch.isin(text.labels, either)
-                right = asked & (predicted == text.labels)
-                tally.count(axis, int(right.sum()), int(asked.sum()))
         return F.cross_entropy(logits, text.labels[chosen], reduction="sum")
 
     def _vision_loss(self, seen: Tensor, pictures: Pictures, tally: Tally) -> Tensor:
@@ -195,19 +186,30 @@ class Trainer:
         tally.shapes += float(right)
         return loss + 0.5 * self.patches[1](inner, pictures)[0]
 
+    def _place_loss(self, looked: Tensor, named: Tensor, tally: Tally) -> Tensor:
+        """Mean error of the places that names tell; looked: (B, T, C), named: `batches.Text`'s."""
+        chosen = ~named[..., 0].isnan()
+        told = self.place(looked[chosen]).float()
+        loss = F.l1_loss(told, named[chosen], reduction="sum") / max(1, named[chosen].numel())
+        tally.places += float(loss.detach())
+        return loss
+
     def step(self, batch: Batch, tally: Tally) -> None:
         pictures = batch.pictures
         pixels = model.normalise(pictures.tiles, pictures.tile_mask, torch.bfloat16)
         apart = batch.about is None
         seen = self.see(pixels, pictures.ratio_ids, pictures.tile_mask, apart)
         vision = self._vision_loss(seen, pictures, tally)
-        language = self._language_loss(self.read(batch.talk.ids), batch.talk, "talk", tally)
+        places = 0.0
+        hidden, _ = self.read(batch.talk.ids)
+        language = self._language_loss(hidden, batch.talk, "talk", tally)
         tokens = int((batch.talk.labels != IGNORED).sum())
         if batch.about is not None:
-            hidden = self.read(batch.about.ids, seen, pictures.tile_mask)
+            hidden, looked = self.read(batch.about.ids, seen, pictures.tile_mask)
+            places = NAMED * self._place_loss(looked, batch.about.named, tally)
             language = language + self._language_loss(hidden, batch.about, "pictures", tally)
             tokens += int((batch.about.labels != IGNORED).sum())
-        (language / tokens + (1.0 if apart else TOGETHER) * vision).backward()
+        (language / tokens + places + (1.0 if apart else TOGETHER) * vision).backward()
         self._update()
         tally.loss += float(language.detach()) / tokens
         tally.steps += 1
@@ -254,10 +256,11 @@ class Trainer:
 
 def _report(trainer: Trainer, tally: Tally, seconds: float) -> None:
     shares = "  ".join(f"{k} {r / max(1, n):.3f}" for k, (r, n) in sorted(tally.answers.items()))
+    places = f"  places {tally.places / tally.steps:.3f}" if tally.places else ""
     left = (trainer.plan.steps - trainer.steps_done) * seconds / tally.steps / 60
     print(
         f"step {trainer.steps_done} of {trainer.plan.steps}  loss {tally.loss / tally.steps:.3f}"
-        f"  patches {tally.patches / tally.steps:.3f}"
+        f"  patches {tally.patches / tally.steps:.3f}{places}"
         f"  right: shapes {tally.shapes / tally.steps:.3f}  {shares}"
         f"  {tally.steps * trainer.plan.pictures / seconds:.0f} pictures/s"
         f"  {left:.0f} min left",
@@ -281,7 +284,8 @@ def run(plan: Plan, folder: Path) -> list[float]:
         if trainer.progress() >= until:
             continue
         seed = plan.seed + trainer.steps_done
-        source = batches.stream(words, plan.pictures, plan.talks, seed, plan.workers, single)
+        talks = plan.talks if single else plan.talks // 2
+        source = batches.stream(words, plan.pictures, talks, seed, plan.workers, single)
         losses += _train(trainer, source, folder, until)
     trainer.save(folder)
     return losses

@@ -45,7 +45,8 @@ def test_tiles_and_logits_match_transformers(seed: int) -> None:
     torch.testing.assert_close(pixels, given["pixel_values"][0], atol=1e-5, rtol=0)
     with torch.no_grad():
         seen = mine.see(pixels, ratio, mask)
-        logits = mine.logits(mine.read(given["input_ids"], seen, mask))[0]
+        hidden, _ = mine.read(given["input_ids"], seen, mask)
+        logits = mine.logits(hidden)[0]
     torch.testing.assert_close(logits, reference.logits(text, image), atol=1e-3, rtol=1e-3)
 
 
@@ -72,3 +73,23 @@ def test_shapes_lie_inside_and_every_one_is_marked() -> None:
         assert max(scene.width, scene.height) <= min(1024, 4 * min(scene.width, scene.height))
         assert scene.background not in [shape.colour for shape in scene.shapes]
         assert pictures.patch_targets(scene).centre.sum() == len(scene.shapes)
+
+
+def test_a_shape_named_after_the_picture_has_its_place() -> None:
+    _, words = checkpoint.load(FOLDER)
+    generator = np.random.default_rng(3)
+    while True:
+        scene = pictures.sample_scene(generator)
+        if len({shape.kind for shape in scene.shapes}) == 2 and len(scene.shapes) == 2:
+            break
+    first, second = scene.shapes
+    missing = next(name for name in pictures.SHAPES if name not in (first.name, second.name))
+    asked = f"Is the {first.name} or a {missing} left of the {second.colour_name} {second.name}s?"
+    said = f"The {second.colour_name} {second.name} is."
+    text = f"a {second.name} <|image|>{asked} {said}"
+    row = Conversations(words)([text], 64, [scene])
+    named = ~row.named[0, :, 0].isnan()
+    told = [words.decode([token]).strip() for token in row.ids[0, named].tolist()]
+    assert told == [first.name, second.name]
+    places = [(s.x / scene.width, s.y / scene.height) for s in (first, second)]
+    torch.testing.assert_close(row.named[0, named], torch.tensor(places))
