@@ -18,7 +18,8 @@ HEADER = "x-session-affinity"
 # What is read of a body before its replica is chosen.
 _READ = 65536
 _SIZE = "    tune.bufsize {{ config.bufsize }}\n"
-_SIZED = f"    tune.bufsize {{{{ [config.bufsize, {_READ}] | max }}}}\n"
+BUFFER = f"{{{{ [config.bufsize, {_READ}] | max }}}}"
+"""The size in bytes of HAProxy's buffers, in its template."""
 _SERVERS = "    # Servers in this backend\n"
 # For one backend; between these lines and the servers nothing may come. A body may take as long to
 # arrive as without them.
@@ -38,5 +39,5 @@ def apply() -> None:
     Raises:
         RuntimeError: see `template.change`.
     """
-    texts = {_SIZE: _SIZED, _SERVERS: _RULES + _SERVERS}
+    texts = {_SIZE: f"    tune.bufsize {BUFFER}\n", _SERVERS: _RULES + _SERVERS}
     template.change(texts, "where its servers are", Path(__file__).with_suffix(".lua"))

@@ -8,8 +8,9 @@
 collectgarbage("generational")
 
 local HOLE = "REQUEST"
--- A buffer that takes no more with so little in it, in bytes, is not full: its server is gone.
-local LITTLE = 8192
+-- A buffer that takes no more though it has this much room, in bytes, is not full: its server is
+-- gone. HAProxy keeps 1024 for itself, and headers that are still there count as no data.
+local ROOM = 4096
 -- In these dialects every event has a name.
 local NAMED = { messages = true, responses = true }
 
@@ -31,7 +32,7 @@ end
 -- still be there: after it, HAProxy calls nobody when the last piece and the end came together.
 function Truncation:http_payload(_, message)
   if message.channel:may_recv() or message:eom() then return end
-  if message:input() + message:output() > LITTLE then return end
+  if message:input() + message:output() > self.size - ROOM then return end
   local event = self.named and "event: error\ndata: " or "data: "
   local told = self.told:gsub(HOLE, self.request)
   -- The blank line ends what may have come of an event.
@@ -40,6 +41,6 @@ function Truncation:http_payload(_, message)
 end
 
 core.register_filter("truncation", Truncation, function(class, arguments)
-  class.told, class.__index = arguments[1], class
+  class.told, class.size, class.__index = arguments[1], tonumber(arguments[2]), class
   return class
 end)

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from serving import errors
-from serving.cluster import outage, template
+from serving.cluster import affinity, outage, template
 
 _FRONTEND = "frontend http_frontend\n"
 
@@ -22,7 +22,7 @@ def apply() -> None:
     Raises:
         RuntimeError: see `template.change`.
     """
-    rule = f"    filter lua.truncation '{_told()}'\n"
+    rule = f"    filter lua.truncation '{_told()}' {affinity.BUFFER}\n"
     script = Path(__file__).with_suffix(".lua")
     template.change({_FRONTEND: _FRONTEND + rule}, "where clients come in", script)
 

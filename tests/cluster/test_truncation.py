@@ -268,11 +268,12 @@ async def test_whatever_is_left_of_the_last_event_the_error_is_one_of_its_own(
 
 
 @pytest.mark.parametrize("cut", [0, 5])
+@pytest.mark.parametrize("size", [20, 18_000])
 async def test_the_last_event_and_the_end_may_come_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, cut: int
 ) -> None:
     """As when HAProxy is busy: here it sleeps while the replica sends and is gone."""
-    sent, proxies = EVENTS + events(3, 20), list[Proxy]()
+    sent, proxies = EVENTS + events(3, size), list[Proxy]()
 
     async def reply(writer: asyncio.StreamWriter) -> None:
         proxies[0].process.send_signal(signal.SIGSTOP)
