@@ -133,7 +133,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--starts", type=int, default=6, help="of the servers")
+    parser.add_argument("--starts", type=int, default=6, help="of the servers, 6 or more")
     parser.add_argument("--rounds", type=int, default=2, help="a start")
     parser.add_argument("--pairs", type=int, default=60, help="of single requests, a round")
     parser.add_argument("--redis", default="", help="URL of a Redis that keeps the limits")
