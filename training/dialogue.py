@@ -256,7 +256,8 @@ def order(scene: Scene, rng: np.random.Generator) -> Turn | None:
 
 def _off_centre(scene: Scene, shape: Shape) -> tuple[float, float]:
     """(across, down) from the picture's centre, over its size: -0.5 to 0.5."""
-    return shape.x / scene.width - 0.5, shape.y / scene.height - 0.5
+    across, down = scene.place(shape)
+    return across - 0.5, down - 0.5
 
 
 def location(scene: Scene, rng: np.random.Generator) -> Turn | None:

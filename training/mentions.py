@@ -17,5 +17,4 @@ def mentions(text: str, scene: Scene) -> Iterator[tuple[int, float, float]]:
         hue, name = found.groups()
         fitting = [s for s in scene.shapes if s.name == name and hue in (None, s.colour_name)]
         if len(fitting) == 1:
-            shape = fitting[0]
-            yield found.end() - 1, shape.x / scene.width, shape.y / scene.height
+            yield found.end() - 1, *scene.place(fitting[0])

@@ -98,6 +98,10 @@ class Scene:
     def background_name(self) -> str:
         return COLOUR_NAMES[self.background]
 
+    def place(self, shape: Shape) -> tuple[float, float]:
+        """(across, down) of its centre, over the picture's width and height."""
+        return shape.x / self.width, shape.y / self.height
+
 
 def _rgb(rng: np.random.Generator, colour: int) -> tuple[float, float, float]:
     name = COLOUR_NAMES[colour]
@@ -311,7 +315,8 @@ def patch_targets(scene: Scene) -> PatchTargets:
     centre = np.zeros(inside.shape, np.int64)
     place = np.zeros((*inside.shape, 2), np.float32)
     mask = np.zeros((down, across, CELLS * CELLS), bool)
-    for item in _scaled(scene, width, height).shapes:
+    scaled = _scaled(scene, width, height).shapes
+    for item, drawn in zip(scaled, scene.shapes, strict=True):
         cells = signed_distance(item, xs, ys) < 0
         cells = cells.reshape(down, CELLS, across, CELLS).transpose(0, 2, 1, 3)
         cells = cells.reshape(mask.shape)
@@ -321,7 +326,7 @@ def patch_targets(scene: Scene) -> PatchTargets:
         covered[row, column] = True
         centre[row, column] = 1
         shape[covered], colour[covered] = item.kind, item.colour
-        place[covered] = item.x / width, item.y / height
+        place[covered] = scene.place(drawn)
     return PatchTargets(
         _cut(shape, layout, -1)[..., 0],
         _cut(colour, layout, -1)[..., 0],
