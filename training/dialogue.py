@@ -413,7 +413,7 @@ _SINGLE: tuple[tuple[Asker, float], ...] = (
 )  # fmt: skip
 _SEVERAL: tuple[tuple[Asker, float], ...] = (
     (colour, 1.5), (kind, 1.5), (count, 3), (relation, 6), (order, 4), (location, 2), (corner, 3),
-    (describe, 1.5), (background, 0.4), (presence, 1), (confirmation, 0.6), (as_json, 0.6),
+    (describe, 1.5), (background, 0.4), (presence, 1), (confirmation, 0.6), (as_json, 1.5),
 )  # fmt: skip
 
 
