@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.cluster import affinity, loopback, outage, truncation
+from serving.cluster import affinity, loopback, outage, presence, truncation
 
 HOOK = f"{__name__}.apply"
 
@@ -17,4 +17,5 @@ def in_pods() -> None:
     """Those of the chart, whose nodes find each other over the network. Raises: as `apply`."""
     affinity.apply()
     outage.apply()
+    presence.apply()
     truncation.apply()

@@ -6,6 +6,7 @@ samples, adapters. That is a sixth of what its front end does for a token.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from vllm.outputs import RequestOutput
@@ -70,6 +71,38 @@ class State(output_processor.RequestState):
         return Output(self, text, tokens, finish_reason, stop_reason)
 
 
+class Handover(output_processor.RequestOutputCollector):
+    """vLLM's place between its loop and who reads, who is woken by a future and not by an event."""
+
+    output: RequestOutput | Exception | None
+    waiter: asyncio.Future[None] | None = None
+
+    def put(self, output: RequestOutput | Exception) -> None:
+        """See `RequestOutputCollector`: what nobody has asked for yet takes in what comes."""
+        if self.output is None or isinstance(output, Exception):
+            self.output = output
+            if self.waiter is not None and not self.waiter.done():
+                self.waiter.set_result(None)
+        elif isinstance(self.output, Output):
+            self.output.add(output, self.aggregate)
+
+    async def get(self) -> RequestOutput:
+        """See `RequestOutputCollector`. For one reader."""
+        if self.output is None:
+            self.waiter = asyncio.get_running_loop().create_future()
+            await self.waiter
+        output = self.get_nowait()
+        assert output is not None
+        return output
+
+    def get_nowait(self) -> RequestOutput | None:
+        """See `RequestOutputCollector`."""
+        output, self.output = self.output, None
+        if isinstance(output, Exception):
+            raise output
+        return output
+
+
 class _Processor(output_processor.OutputProcessor):
     def add_request(
         self,
@@ -80,6 +113,8 @@ class _Processor(output_processor.OutputProcessor):
         queue: output_processor.RequestOutputCollector | None = None,
     ) -> None:
         super().add_request(request, prompt, parent_req, request_index, queue)
+        if queue is not None:
+            queue.__class__ = Handover
         state = self.request_states[request.request_id]
         state.__class__ = State
         # Stays here: the engine would send it back with each token.

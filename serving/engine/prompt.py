@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import date
 from enum import StrEnum
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
@@ -37,12 +38,19 @@ class Text(str):
     __slots__ = ()
 
 
+class Own(Text):
+    """Text of ours, the same in most prompts: its tokens are kept."""
+
+    __slots__ = ()
+
+
 Piece = Mark | Text
 
 # strftime's %b would follow the locale; the model has seen English.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MOST_AHEAD = 1024
-_GUIDANCE = Text(
+_MOST_OWN = 64
+_GUIDANCE = Own(
     "Given the following functions, please respond with a JSON for a function call "
     "with its proper arguments that best answers the given prompt.\n\n"
     'Respond in the format {"name": function name, '
@@ -59,6 +67,7 @@ class Prompter:
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self._marks: dict[Piece, int] = {mark: _id(tokenizer, mark) for mark in Mark}
+        self._encode_own = lru_cache(_MOST_OWN)(self._encode)
 
     @classmethod
     def load(cls, checkpoint: Path) -> Prompter:
@@ -73,9 +82,12 @@ class Prompter:
         """The prompt's token ids; `<|image|>` occurs once per image, in the caller's order."""
         ids: list[int] = []
         # Neighbouring texts are encoded together, as the tokenizer merges across their seam.
-        for kind, run in groupby(layout(generation, today), type):
-            if kind is Mark:
-                ids += (self._marks[mark] for mark in run)
+        for is_mark, pieces in groupby(layout(generation, today), _is_mark):
+            run = list(pieces)
+            if is_mark:
+                ids += [self._marks[mark] for mark in run]
+            elif all(type(text) is Own for text in run):
+                ids += self._encode_own("".join(run))
             else:
                 ids += self._encode("".join(run))
         return ids
@@ -106,6 +118,10 @@ class Ahead:
         """Those made before, or made now."""
         made = self._made.pop(generation.id, None)
         return self._prompter.tokens(generation, today) if made is None else made
+
+
+def _is_mark(piece: Piece) -> bool:
+    return type(piece) is Mark
 
 
 def _id(tokenizer: Tokenizer, mark: Mark) -> int:
@@ -148,17 +164,19 @@ def _split_system(messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
 
 
 def _header(role: str) -> Iterator[Piece]:
-    yield from (Mark.HEADER, Text(role), Mark.END_HEADER, Text("\n\n"))
+    yield from (Mark.HEADER, Own(role), Mark.END_HEADER, Own("\n\n"))
 
 
 def _system_turn(text: str, has_tools: bool, today: date) -> Iterator[Piece]:
     yield from _header("system")
     if has_tools:
-        yield Text("Environment: ipython\n")
-    yield Text(
+        yield Own("Environment: ipython\n")
+    yield Own(
         "Cutting Knowledge Date: December 2023\n"
-        f"Today Date: {today.day:02} {_MONTHS[today.month - 1]} {today.year}\n\n{text}"
+        f"Today Date: {today.day:02} {_MONTHS[today.month - 1]} {today.year}\n\n"
     )
+    if text:
+        yield Text(text)
     yield Mark.END_TURN
 
 

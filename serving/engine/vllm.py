@@ -254,6 +254,8 @@ class VllmEngine:
     async def _render(self, prompt: TokensPrompt) -> Any:
         """vLLM's own preprocessing; tiles and normalises pictures in a thread of its own."""
         parsed = parse_model_prompt(self._llm.model_config, prompt)
+        if "multi_modal_data" not in prompt:  # nothing to wait for: two tasks and their turns less
+            return self._llm.renderer.process_for_engine(parsed, time.time())
         return await self._llm.renderer.process_for_engine_async(parsed, time.time())
 
 

@@ -21,6 +21,7 @@ from serving.errors import InvalidInput
 from serving.protocol.published import MESSAGES, PROMPT, Choice, List, Record, Scalar, Shape
 
 _MISSING = object()
+_BODY = Choice((PROMPT, MESSAGES))
 
 
 class _ShapeError(Exception):
@@ -34,7 +35,7 @@ def validate(payload: Any) -> None:
         InvalidInput: it does not; the text is the published validator's, letter for letter.
     """
     notes: dict[str, None] = {}
-    matches = _matches_of(Choice((PROMPT, MESSAGES)), payload, "", notes)
+    matches = _matches_of(_BODY, payload, "", notes)
     if matches != 1:
         listed = f": {', '.join(notes)}" if notes else ""
         raise InvalidInput(f"oneOf at '/' not met, {matches} matches{listed}")
@@ -66,19 +67,15 @@ def _matches_of(choice: Choice, value: Any, path: str, notes: dict[str, None]) -
     return matches
 
 
-def _may_count(shape: Shape, present: bool) -> bool:
-    """Most shapes make nothing of an absent field; a record complains of its own required ones."""
-    return present or isinstance(shape, Record)
-
-
 def _check_record(shape: Record, value: Any, path: str, notes: dict[str, None]) -> int:
     known = value if isinstance(value, dict) else {}
-    found = {
-        name
-        for name, of in shape.fields.items()
-        if _may_count(of, name in known)
-        and _check(of, known.get(name, _MISSING), f"{path}/{name}", notes)
-    }
+    found = set()
+    for name, of in shape.fields.items():
+        # Of an absent field only a record makes something: it complains of its required ones.
+        if (name in known or type(of) is Record) and _check(
+            of, known.get(name, _MISSING), f"{path}/{name}", notes
+        ):
+            found.add(name)
     others = 0
     if shape.others:
         # The validator starts afresh here: paths begin at the key, notes are thrown away.
