@@ -35,6 +35,7 @@ class Replica:
     server: asyncio.Server = field(init=False)
     port: int = 0
     waiting: int = 0
+    head: bytes = b""  # of the last request, in lower case
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self) -> None:
@@ -43,7 +44,7 @@ class Replica:
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            head = self.head = (await reader.readuntil(b"\r\n\r\n")).lower()
             _, announced, rest = head.partition(b"content-length: ")
             if announced:
                 await reader.readexactly(int(rest.partition(b"\r\n")[0]))
