@@ -1,7 +1,8 @@
 """The types every stage speaks: bytes -> Generation -> Delta... -> bytes, and one Receipt.
 
 All frozen. Dataclasses; msgspec structs, made in a tenth of the time, for what is made of every
-token and in accounting for each request. Nothing here knows HTTP, vLLM or Ray.
+token, changed on a request's way, or made in accounting for it. Nothing here knows HTTP, vLLM or
+Ray.
 """
 
 from __future__ import annotations
@@ -89,8 +90,7 @@ class Adapter:
     folder: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(msgspec.Struct, frozen=True):
     """One request to the engine. `model` is a catalogue id such as `@cf/meta/...`.
 
     With `must_call` the answer is one call of one of the `tools`; without `may_wait` it is refused

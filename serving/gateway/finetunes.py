@@ -6,12 +6,13 @@ Files come one by one, as forms, and go to a temporary file as they come: never 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, BinaryIO, Protocol
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request

@@ -14,11 +14,11 @@ the body beside an `input`, or by a Workers binding, whose answers have no envel
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from serving.core import Delta, Generation, Image, Message, RawPrompt, ToolCall, Usage
 from serving.errors import (

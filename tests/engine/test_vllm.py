@@ -4,13 +4,13 @@ import asyncio
 import json
 import threading
 import time
-from dataclasses import replace
 from io import BytesIO
 from uuid import uuid4
 
 import psutil
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 from PIL import Image as Pillow
 from prometheus_client import REGISTRY
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
