@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from serving.core import Caller, Delta, Generation, Receipt, Usage
+from serving.core import Caller, Delta, Generation, Usage
 from serving.engine import Engine, Spent, unheard
 from serving.gateway.asgi import Headers
 from serving.gateway.receipts import Draft
@@ -54,9 +54,9 @@ class Unlimited:
         """See `Ticket.settle`."""
 
 
-Begin = Callable[[Receipt], Callable[[Usage], None] | None]
-"""Hears of a request that goes to the engine, with the receipt so far; what it returns hears all
-that the request has used, each time it is more."""
+Begin = Callable[[Draft], Callable[[Usage], None] | None]
+"""Hears of a request that goes to the engine; what it returns hears all that the request has used,
+each time it is more."""
 
 
 Still = Callable[[], Awaitable[object]]
@@ -117,7 +117,7 @@ class Tenant:
         draft = self._draft
         draft.images, draft.sampling = len(generation.images), generation.sampling
         if self._begin is not None:
-            draft.progress = self._begin(draft.receipt())
+            draft.progress = self._begin(draft)
 
     def _theirs(self, generation: Generation, priority: int) -> Generation:
         """With what the engine should know of the caller."""

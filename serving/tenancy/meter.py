@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import time
+from typing import Protocol
 
 from serving.core import Receipt, Usage
 from serving.tenancy import record
 from serving.tenancy.journal import Journal
 from serving.tenancy.prices import FREE, Prices
+
+
+class Begun(Protocol):
+    """A request that goes to the engine: what its receipt will say and is known by now."""
+
+    id: str
+    account: str
+    token: str
+    route: str
+    model: str
+    images: int
+    adapter: str
 
 
 class Meter:
@@ -17,20 +31,20 @@ class Meter:
         self._journal = journal
         self._prices = prices
 
-    def begin(self, sofar: Receipt) -> Callable[[Usage], None] | None:
+    def begin(self, request: Begun) -> Callable[[Usage], None] | None:
         """What this returns hears all that the request has used, each time it is more."""
-        if not sofar.token:
+        if not request.token:
             return None
         start = record.Start(
-            receipt=sofar.id,
-            at=int(sofar.at * 1000),
-            account=sofar.account,
-            token=sofar.token,
-            route=sofar.route,
-            model=sofar.model,
-            images=sofar.images,
-            price=self._prices.get(sofar.model, FREE),
-            adapter=sofar.adapter,
+            receipt=request.id,
+            at=int(time() * 1000),
+            account=request.account,
+            token=request.token,
+            route=request.route,
+            model=request.model,
+            images=request.images,
+            price=self._prices.get(request.model, FREE),
+            adapter=request.adapter,
         )
         return self._journal.begin(start)
 
