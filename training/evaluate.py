@@ -58,14 +58,31 @@ def examine_tools(reference: Reference, mistakes: list[str] | None = None) -> tu
     return right, len(requests)
 
 
+def examine_lists(
+    reference: Reference, seed: int, number: int, mistakes: list[str] | None = None
+) -> dict[str, tuple[int, int]]:
+    """(right, asked) of lists in JSON, by how many shapes there are."""
+    score: dict[str, tuple[int, int]] = {}
+    for paper, request in exam.lists(seed, number):
+        reply = reference.look(paper.image(), request)
+        good = exam.listed(paper, reply)
+        topic = f"list of {len(paper.figures)}"
+        right, asked = score.get(topic, (0, 0))
+        score[topic] = right + good, asked + 1
+        if not good and mistakes is not None:
+            mistakes.append(f"{topic} {[(f.colour, f.kind) for f in paper.figures]}: {reply!r}")
+    return score
+
+
 def run(folder: Path, seed: int, each: int, threads: int = 2, verbose: bool = False) -> None:
     torch.set_num_threads(threads)
     mistakes: list[str] = []
     reference = Reference(folder)
     score = examine(reference, seed, each, mistakes)
+    score |= examine_lists(reference, seed, each, mistakes)
     score["tools"] = examine_tools(reference, mistakes)
     for topic, (right, asked) in score.items():
         low, high = interval(right, asked)
-        print(f"{topic:9} {right / asked:6.1%}  ({low:.1%} to {high:.1%})  n = {asked}")
+        print(f"{topic:10} {right / asked:6.1%}  ({low:.1%} to {high:.1%})  n = {asked}")
     if verbose:
         print("\n".join(mistakes))

@@ -5,6 +5,7 @@ rules of their own, and stored as PNG or JPEG; nothing is shared with `pictures`
 """
 
 import io
+import json
 import math
 import random
 from dataclasses import dataclass
@@ -214,6 +215,28 @@ def passed(question: Question, answer: str) -> bool:
     """Whether the answer names the right word and no wrong one."""
     words = answer.lower().replace(".", " ").replace(",", " ").split()
     return question.right in words and not any(word in words for word in question.wrong)
+
+
+def lists(seed: int, number: int) -> list[tuple[Sheet, str]]:
+    """Pictures of two and of three shapes in turn, and requests for a list of these in JSON."""
+    dice = random.Random(f"lists {seed}")
+    asked = (
+        "List the shapes in JSON with colors.", "List the shapes and their colours as JSON.",
+        "Give all shapes and colors as JSON.",
+    )  # fmt: skip
+    return [(sheet(dice, 2 + index % 2), dice.choice(asked)) for index in range(number)]
+
+
+def listed(paper: Sheet, reply: str) -> bool:
+    """Whether the reply is JSON with all of the picture's shapes and nothing else."""
+    try:
+        found = [
+            (each["shape"], each.get("color") or each.get("colour"))
+            for each in json.loads(reply)["shapes"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return sorted(found, key=str) == sorted((f.kind, f.colour) for f in paper.figures)
 
 
 _TOWNS = (

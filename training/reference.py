@@ -104,5 +104,5 @@ class Reference:
     def look(self, image: Image.Image, question: str) -> str:
         """The plain answer to one question on a picture."""
         parts = [{"type": "image"}, {"type": "text", "text": question}]
-        reply = self.answer([{"role": "user", "content": parts}], image, limit=32)
+        reply = self.answer([{"role": "user", "content": parts}], image)
         return reply.removesuffix("<|eot_id|>")

@@ -108,7 +108,7 @@ class Gateway:
         except ClientLeft:
             draft.cancelled()
         except asyncio.CancelledError:
-            # Ray Serve cancels the task when the client leaves; others when they stop.
+            # Servers cancel the task when they stop, and some when the client leaves.
             draft.cancelled()
             raise
         finally:
