@@ -9,7 +9,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from training import exam, prompt
-from training.evaluate import examine
+from training.evaluate import examine, examine_lists
 from training.reference import Reference
 
 FOLDER = Path(__file__).parents[2] / "checkpoint"
@@ -147,6 +147,15 @@ def test_accuracy_on_pictures_of_another_hand(reference: Reference) -> None:
     for topic, target in {"colour": 0.96, "shape": 0.96, "count": 0.85, "relation": 0.85}.items():
         slack = 2 * (target * (1 - target) / 50) ** 0.5
         assert share[topic] >= target - slack, (share, mistakes)
+
+
+def test_lists_in_json_are_mostly_right(reference: Reference) -> None:
+    mistakes: list[str] = []
+    score = examine_lists(reference, seed=7, number=40, mistakes=mistakes)
+    for topic, least in {"list of 2": 14, "list of 3": 9}.items():
+        right, asked = score[topic]
+        assert asked == 20
+        assert right >= least, (score, mistakes)
 
 
 def test_a_system_message_or_the_question_first_changes_nothing(reference: Reference) -> None:
