@@ -19,6 +19,11 @@ def interval(right: int, asked: int) -> tuple[float, float]:
     return (centre - spread) / scale, (centre + spread) / scale
 
 
+def _mark(score: dict[str, tuple[int, int]], topic: str, good: bool) -> None:
+    right, asked = score.get(topic, (0, 0))
+    score[topic] = right + good, asked + 1
+
+
 def examine(
     reference: Reference, seed: int, each: int, mistakes: list[str] | None = None
 ) -> dict[str, tuple[int, int]]:
@@ -27,8 +32,7 @@ def examine(
     for paper, question in exam.questions(seed, each):
         reply = reference.look(paper.image(), question.text)
         good = exam.passed(question, reply)
-        right, asked = score.get(question.topic, (0, 0))
-        score[question.topic] = right + good, asked + 1
+        _mark(score, question.topic, good)
         if not good and mistakes is not None:
             mistakes.append(
                 f"{question.topic} {paper.size} {question.right!r}: {reply!r} "
@@ -65,10 +69,9 @@ def examine_lists(
     score: dict[str, tuple[int, int]] = {}
     for paper, request in exam.lists(seed, number):
         reply = reference.look(paper.image(), request)
-        good = exam.listed(paper, reply)
+        good = exam.listed(paper, _parsed(reply))
         topic = f"list of {len(paper.figures)}"
-        right, asked = score.get(topic, (0, 0))
-        score[topic] = right + good, asked + 1
+        _mark(score, topic, good)
         if not good and mistakes is not None:
             mistakes.append(f"{topic} {[(f.colour, f.kind) for f in paper.figures]}: {reply!r}")
     return score

@@ -5,7 +5,6 @@ rules of their own, and stored as PNG or JPEG; nothing is shared with `pictures`
 """
 
 import io
-import json
 import math
 import random
 from dataclasses import dataclass
@@ -227,16 +226,15 @@ def lists(seed: int, number: int) -> list[tuple[Sheet, str]]:
     return [(sheet(dice, 2 + index % 2), dice.choice(asked)) for index in range(number)]
 
 
-def listed(paper: Sheet, reply: str) -> bool:
-    """Whether the reply is JSON with all of the picture's shapes and nothing else."""
+def listed(paper: Sheet, reply: object) -> bool:
+    """Whether the decoded reply has all of the picture's shapes and nothing else."""
     try:
         found = [
-            (each["shape"], each.get("color") or each.get("colour"))
-            for each in json.loads(reply)["shapes"]
+            (each["shape"], each.get("color") or each.get("colour")) for each in reply["shapes"]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return False
-    return sorted(found, key=str) == sorted((f.kind, f.colour) for f in paper.figures)
+    return sorted(found, key=str) == sorted(((f.kind, f.colour) for f in paper.figures), key=str)
 
 
 _TOWNS = (

@@ -50,7 +50,7 @@ Piece = Mark | Text
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MOST_AHEAD = 1024
 _MOST_OWN = 64
-_GUIDANCE = Own(
+_GUIDANCE = Text(
     "Given the following functions, please respond with a JSON for a function call "
     "with its proper arguments that best answers the given prompt.\n\n"
     'Respond in the format {"name": function name, '
