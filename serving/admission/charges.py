@@ -2,10 +2,11 @@
 
     Rate     so much per period, by the generic cell rate algorithm: one number a key, the
              theoretical arrival time (TAT) of ITU-T I.371, and no window to game
-    Lease    so many at a time
-    Quota    so much until the end of a day or a month
+    Lease    so many at a time: how many there are
+    Quota    so much until the end of a day or a month: how much has been used
 
-All charges of a request are reserved together or not at all. Pure: a store keeps the state.
+Of each a store keeps one number; the charge says what it becomes. All charges of a request are
+reserved together or not at all. Pure.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ DAY = 86_400.0
 
 
 class Rate(msgspec.Struct, frozen=True, gc=False):
-    """`cost` of at most `limit` per `period` seconds, and as much at once."""
+    """`cost` of at most `limit` per `period` seconds, and as much at once. Its number: the TAT."""
 
     key: str
     name: str
@@ -42,17 +43,56 @@ class Rate(msgspec.Struct, frozen=True, gc=False):
         """What is reserved: a request larger than the limit may pass when nothing else does."""
         return min(self.cost, self.limit)
 
+    def reserved(self, tat: float, now: float) -> float:
+        """The number once it is reserved."""
+        start = max(now, tat)
+        cost, limit = self.cost, self.limit
+        return start + (min(limit, cost)) * self.period / (limit or 1)
+
+    def wait(self, reserved: float, now: float) -> float:
+        """Seconds until its number may be that: 0 or less is now."""
+        return reserved - self.period - now if self.limit else self.period
+
+    def settled(self, tat: float, now: float, more: int) -> float:
+        """The number once `more` is taken."""
+        return (max(now, tat)) + more * self.interval
+
+    def more(self, tokens: int, picodollars: int) -> int:
+        """What settling adds: the true cost less what was reserved. A request is a request."""
+        return tokens - self.taken if self.counts_tokens else 0
+
+    def left(self, tat: float, now: float) -> int:
+        """How many units there are at once; `now` may be a little before the TAT was made."""
+        behind = tat - now if tat > now else 0.0
+        return max(0, int((self.period - behind) * self.limit / self.period + 0.01))
+
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """One of at most `limit` at a time."""
+    """One of at most `limit` at a time. Its number: how many there are."""
 
     key: str
     name: str
     limit: int
 
+    def reserved(self, running: float, now: float) -> float:
+        """See `Rate`."""
+        return running + 1
+
+    def wait(self, reserved: float, now: float) -> float:
+        """See `Rate`: nobody knows when one ends."""
+        return 1.0 if reserved > self.limit else 0.0
+
+    def settled(self, running: float, now: float, more: int) -> float:
+        """See `Rate`: it ends, whatever is added."""
+        return running - 1
+
+    def more(self, tokens: int, picodollars: int) -> int:
+        """See `Rate`."""
+        return 0
+
 
 class Quota(msgspec.Struct, frozen=True, gc=False):
-    """`cost` of at most `limit` in a day or a month.
+    """`cost` of at most `limit` in a day or a month. Its number: what has been used, exactly.
 
     `subject` is the account or the token whose it is; times are Unix seconds.
     """
@@ -66,6 +106,22 @@ class Quota(msgspec.Struct, frozen=True, gc=False):
     begins: float = 0.0
     subject: str = ""
 
+    def reserved(self, used: float, now: float) -> float:
+        """See `Rate`."""
+        return used + self.cost
+
+    def wait(self, reserved: float, now: float) -> float:
+        """See `Rate`."""
+        return self.ends - now if reserved > self.limit else 0.0
+
+    def settled(self, used: float, now: float, more: int) -> float:
+        """See `Rate`."""
+        return used + more
+
+    def more(self, tokens: int, picodollars: int) -> int:
+        """See `Rate`."""
+        return (tokens if self.counts_tokens else picodollars) - self.cost
+
 
 Charge = Rate | Lease | Quota
 
@@ -75,17 +131,6 @@ class Refusal(msgspec.Struct, frozen=True):
 
     charge: Charge
     wait: float
-
-
-def arrive(tat: float, now: float, rate: Rate) -> tuple[float, float]:
-    """The next TAT if `rate` is charged, and the seconds until it may be: 0 or less is now."""
-    next_ = max(tat, now) + rate.taken * rate.interval
-    return next_, next_ - rate.period - now
-
-
-def remaining(tat: float, now: float, rate: Rate) -> int:
-    """How many units are left at once; `now` may be a little before the TAT was made."""
-    return max(0, int((rate.period - max(0.0, tat - now)) / rate.interval + 0.01))
 
 
 def plan(caller: Caller, tokens: int, picodollars: int, now: float) -> list[Charge]:
@@ -171,21 +216,5 @@ def _windows(day: int) -> tuple[Window, Window]:
 
 def settled(charges: Iterable[Charge], usage: Usage, picodollars: int) -> list[tuple[Charge, int]]:
     """The charges with what settling adds to each; without any usage, what gives them back."""
-    return [
-        (each, 0 if isinstance(each, Lease) else difference(each, usage, picodollars))
-        for each in charges
-    ]
-
-
-def difference(charge: Rate | Quota, usage: Usage, picodollars: int) -> int:
-    """What settling adds to a charge: the true cost less what was reserved."""
     tokens = usage.prompt_tokens + usage.completion_tokens
-    match charge:
-        case Rate(counts_tokens=True):
-            return tokens - charge.taken
-        case Rate():
-            return 0  # a request is a request
-        case Quota(counts_tokens=True):
-            return tokens - charge.cost
-        case Quota():
-            return picodollars - charge.cost
+    return [(each, each.more(tokens, picodollars)) for each in charges]

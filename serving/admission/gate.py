@@ -36,6 +36,12 @@ OUTPUT = 8.0
 TILE = 400.0
 _USUAL = 0.8  # how much of an account's usual output is kept per request
 _AT_LEAST = 32  # tokens of output that are always expected
+_SAID = (b"limit", b"remaining", b"reset")
+# Headers that say the limit, what remains of it, and when it is whole again: of tokens, or not.
+_NAMES = {
+    counts_tokens: tuple(b"x-ratelimit-%b-%b" % (each, kind) for each in _SAID)
+    for counts_tokens, kind in ((False, b"requests"), (True, b"tokens"))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,20 +237,20 @@ def _fits(refusal: Refusal, now: float) -> dict[str, float]:
 
 def _headers(planned: Iterable[Charge], tats: dict[str, float], now: float) -> Headers:
     """The tightest rate of each kind, in the words of OpenAI's API."""
-    found: dict[bytes, tuple[int, int, float]] = {}
+    tightest: dict[bool, tuple[int, int, float]] = {}
     for charge in planned:
         if isinstance(charge, Rate) and charge.limit:
             tat = tats.get(charge.key, now + charge.period)
-            left = charges.remaining(tat, now, charge)
-            kind = b"tokens" if charge.counts_tokens else b"requests"
-            tightest = found.get(kind)
-            if tightest is None or left < tightest[0]:
-                found[kind] = left, charge.limit, tat - now
+            found = charge.left(tat, now), charge.limit, tat - now
+            kind = charge.counts_tokens
+            if kind not in tightest or found < tightest[kind]:
+                tightest[kind] = found
     headers: Headers = []
-    for kind, (left, limit, reset) in found.items():
+    for kind, (left, limit, reset) in tightest.items():
+        limited, remaining, resets = _NAMES[kind]
         headers += (
-            (b"x-ratelimit-limit-" + kind, b"%d" % limit),
-            (b"x-ratelimit-remaining-" + kind, b"%d" % left),
-            (b"x-ratelimit-reset-" + kind, b"%.3fs" % max(0.0, reset)),
+            (limited, b"%d" % limit),
+            (remaining, b"%d" % left),
+            (resets, b"%.3fs" % max(0.0, reset)),
         )
     return headers

@@ -6,10 +6,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from serving.admission.charges import Charge, Lease, Quota, Rate, Refusal, arrive
+from serving.admission.charges import Charge, Lease, Quota, Rate, Refusal
 
 Differences = Sequence[tuple[Charge, int]]
 """What settling adds to each charge; a lease ends whatever is added."""
+_ROOM = 100_000  # rates and quotas that are kept before any is forgotten
 
 Used = Callable[[Sequence[Quota]], Awaitable[Mapping[str, int]]]
 """What quotas have lost already by the usage in the database, by their keys.
@@ -44,68 +45,50 @@ class Memory:
     def __init__(self, used: Used = unknown) -> None:
         self._before = used
         self._tats: dict[str, float] = {}
-        self._running: dict[str, int] = {}
-        self._used: dict[str, int] = {}
-        self._ends: dict[str, float] = {}
+        self._running: dict[str, float] = {}
+        self._used: dict[str, float] = {}
+        self._numbers = {Rate: self._tats, Lease: self._running, Quota: self._used}
+        self._ends: dict[str, float] = {}  # of quotas
+        self._room = _ROOM
 
     async def reserve(self, request: str, charges: Sequence[Charge]) -> Refusal | dict[str, float]:
         """See `Store.reserve`."""
-        new = [c for c in charges if isinstance(c, Quota) and c.key not in self._used]
+        used, tats = self._used, {}
+        new = [c for c in charges if isinstance(c, Quota) and c.key not in used]
         if new:
-            # Whoever else asked meanwhile may have counted already.
-            self._used = {**await self._before(new), **self._used}
+            for key, before in (await self._before(new)).items():
+                used.setdefault(key, before)  # whoever else asked meanwhile may have counted
+            self._ends |= {quota.key: quota.ends for quota in new}
         now = time.time()
-        tats: dict[str, float] = {}
+        reserved = []
         for charge in charges:
-            wait = self._wait(charge, now, tats)
+            numbers, key = self._numbers[type(charge)], charge.key
+            number = charge.reserved(numbers.get(key, 0), now)
+            wait = charge.wait(number, now)
             if wait > 0:
                 return Refusal(charge, wait)
-        self._tats |= tats
-        for charge in charges:
-            self._take(charge)
-        if len(self._tats) + len(self._ends) > 100_000:
+            reserved.append((numbers, key, number))
+        for numbers, key, number in reserved:
+            numbers[key] = number
+            if numbers is self._tats:
+                tats[key] = number
+        if len(self._tats) + len(used) > self._room:
             self._forget(now)
         return tats
 
     def settle(self, request: str, differences: Differences) -> None:
         """See `Store.settle`."""
-        for charge, difference in differences:
-            match charge:
-                case Rate():
-                    tat = max(self._tats.get(charge.key, 0.0), time.time())
-                    self._tats[charge.key] = tat + difference * charge.interval
-                case Quota():
-                    self._used[charge.key] = self._used.get(charge.key, 0) + difference
-                case Lease():
-                    self._running[charge.key] -= 1
-                    if not self._running[charge.key]:
-                        del self._running[charge.key]
-
-    def _wait(self, charge: Charge, now: float, tats: dict[str, float]) -> float:
-        """Seconds until the charge fits, 0 or less if it does."""
-        match charge:
-            case Rate(limit=0):
-                return charge.period
-            case Rate():
-                tats[charge.key], wait = arrive(self._tats.get(charge.key, 0.0), now, charge)
-                return wait
-            case Quota():
-                full = self._used.get(charge.key, 0) + charge.cost > charge.limit
-                return charge.ends - now if full else 0.0
-            case Lease():
-                return 1.0 if self._running.get(charge.key, 0) >= charge.limit else 0.0
-
-    def _take(self, charge: Charge) -> None:
-        match charge:
-            case Quota():
-                self._used[charge.key] = self._used.get(charge.key, 0) + charge.cost
-                self._ends[charge.key] = charge.ends
-            case Lease():
-                self._running[charge.key] = self._running.get(charge.key, 0) + 1
+        now = time.time()
+        for charge, more in differences:
+            numbers, key = self._numbers[type(charge)], charge.key
+            numbers[key] = charge.settled(numbers.get(key, 0), now, more)
 
     def _forget(self, now: float) -> None:
         """What says nothing any more."""
-        self._tats = {key: tat for key, tat in self._tats.items() if tat > now}
+        for key in [key for key, tat in self._tats.items() if tat < now]:
+            del self._tats[key]
+        for key in [key for key, running in self._running.items() if not running]:
+            del self._running[key]
         for key in [key for key, end in self._ends.items() if end < now]:
-            del self._ends[key]
-            self._used.pop(key, None)
+            del self._ends[key], self._used[key]
+        self._room = max(_ROOM, 2 * (len(self._tats) + len(self._used)))
