@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import chain
-from operator import add as plus
 from operator import attrgetter
 from typing import Any
 
@@ -64,12 +63,15 @@ def _keep(rows: int, mark: str) -> str:
 
 
 def _count(connection: Connection, records: Iterable[Record]) -> None:
-    sums: dict[tuple[int | str, ...], tuple[int, ...]] = defaultdict(lambda: (0,) * len(SUMS))
+    parts: dict[tuple[int | str, ...], list[tuple[int, ...]]] = defaultdict(list)
     for record in records:
         key = (record.at - record.at % HOUR, *_key(record))
-        sums[key] = tuple(map(plus, sums[key], (1, *_parts(record))))
+        parts[key].append((1, *_parts(record)))
     # In order: two processes that each hold what the other needs would wait for ever.
-    rows = [dict(zip((*KEYS, *SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
+    rows = [
+        dict(zip((*KEYS, *SUMS), (*key, *map(sum, zip(*parts[key], strict=True))), strict=True))
+        for key in sorted(parts)
+    ]
     connection.execute(_more(dialect_of(connection)), rows)
 
 
