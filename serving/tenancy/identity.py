@@ -1,7 +1,8 @@
 """Who is calling, by API token: answered from memory, kept true by one query every two seconds.
 
-`Identity` satisfies the gateway's `Authenticator`. A token is looked up once, in a thread; from
-then on a thread of ours asks for all the tokens in use again and again, so that a request neither
+`Identity` satisfies the gateway's `Authenticator`. A token is looked up once, in a thread. From
+then on a thread of ours asks for the count of changes that the database keeps, which costs the same
+for any number of tokens, and when it is another one for all tokens in use. So a request neither
 waits for the database nor sees what was changed more than `FRESH` seconds ago. While the database
 is away, known tokens stay good for `GRACE` seconds.
 """
@@ -15,6 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, select, update
@@ -35,6 +37,8 @@ _PATIENCE = 0.5  # seconds that a request with a known token waits for the datab
 _UNUSED = 600.0  # seconds until a token that nobody sends is forgotten
 _MOST = 10_000  # answers kept, of good and of wrong tokens each
 _SEEN_PERIOD = 60.0  # seconds between two writes of when tokens were last used
+
+_VERSION = select(tables.changes.c.version)
 
 _log = logging.getLogger("serving.tenancy")
 _WRONG = "Authentication error"
@@ -64,6 +68,9 @@ class Identity:
         self._grace = grace
         self._good: dict[bytes, _Known] = {}
         self._wrong: OrderedDict[bytes, _Known] = OrderedDict()
+        # Answers to questions asked since `_changed` were right at `_checked` too.
+        self._changed = self._checked = -inf
+        self._version: int | None = None
         self._down = False
         self._written = time.monotonic()
         self._closing = threading.Event()
@@ -100,11 +107,15 @@ class Identity:
         digest, moment = self._secret.digest(token), time.monotonic()
         known = self._good.get(digest) or self._wrong.get(digest)
         if known is not None:
-            age = moment - known.asked
+            age = moment - self._true_at(known)
             if age < FRESH or (self._down and age < self._grace and known.caller):
                 known.used, known.seen = moment, True
                 return known
         return await self._look_up(digest, known)
+
+    def _true_at(self, known: _Known) -> float:
+        """The last moment at which that is known to have been right."""
+        return max(known.asked, self._checked) if known.asked >= self._changed else known.asked
 
     async def _look_up(self, digest: bytes, before: _Known | None) -> _Known:
         asking = asyncio.ensure_future(asyncio.to_thread(self._refresh, (digest,)))
@@ -118,7 +129,7 @@ class Identity:
             self._down = True
             if before is None or before.caller is None:
                 raise StoreDown(self._database.wait()) from error
-            if time.monotonic() - before.asked > self._grace:
+            if time.monotonic() - self._true_at(before) > self._grace:
                 raise StoreDown(self._database.wait()) from error
             return before
         # The thread may have forgotten it in between: then somebody asks again.
@@ -128,19 +139,33 @@ class Identity:
         return found
 
     def _run(self) -> None:
-        """The thread: ask again for what is in use, write what was used, forget the rest."""
+        """The thread: see to what is in use, write what was used, forget the rest."""
         while not self._closing.wait(_PERIOD):
             try:
                 self._forget()
-                self._refresh(tuple(self._good))
+                self._check_version()
                 self._write_seen()
                 self._down = False
             except Down as error:
                 if not self._down:
                     _log.warning("the database is away: %s", type(error).__name__)
                 self._down = True
+                # What comes back may be a copy that missed something, and counts it anew.
+                self._version = None
             except Exception:
                 _log.exception("asking for tokens failed")
+
+    def _check_version(self) -> None:
+        """Ask for all that is in use if anything has changed."""
+        moment = time.monotonic()
+        with self._database.begin() as connection:
+            version = connection.execute(_VERSION).scalar()
+        if version is None or version != self._version:
+            # After the query: what was asked before may have been answered by what was so before.
+            changed = time.monotonic()
+            self._refresh(tuple(self._good))
+            self._changed, self._version = changed, version
+        self._checked = moment
 
     def _forget(self) -> None:
         moment = time.monotonic()

@@ -60,6 +60,15 @@ limits = Table(
     *(Column(each.name, BigInteger, nullable=True) for each in fields(Limits)),
 )
 
+# One row: how often any of the above has changed but for when tokens were last used. Triggers of
+# the database's count, so that nobody is missed: another release, or somebody's own SQL.
+changes = Table(
+    "changes",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),
+)
+
 usage = Table(
     "usage",
     metadata,

@@ -1,12 +1,15 @@
 """Tokens: who they open what for, and how fast that changes. On both databases."""
 
 import asyncio
+import threading
 import time
 from typing import Any
 
 import pytest
+from sqlalchemy import event, text
 
 from serving.cluster.tenants import Tenancy, Tenants
+from serving.core import Limits
 from serving.errors import StoreDown, WrongToken
 from serving.settings import Settings
 from serving.tenancy import accounts, tables
@@ -116,6 +119,98 @@ async def test_known_tokens_need_no_database(service: Service, monkeypatch: Any)
     monkeypatch.setattr(service.tenants.identity, "_look_up", fail)
     for _ in range(10):
         assert (await service.run()).status_code == 200
+
+
+async def refused(identity: Identity, token: str) -> None:
+    """Return when the token opens nothing any more, which takes less than 5 s."""
+    deadline = time.monotonic() + 5
+    while True:
+        assert time.monotonic() < deadline
+        try:
+            await identity.check(token.encode(), ACCOUNT)
+        except WrongToken:
+            return
+        await asyncio.sleep(0.01)
+
+
+async def test_tokens_in_use_are_not_asked_for_again_while_nothing_changes(
+    tenants: Tenants,
+) -> None:
+    """However many there are: only the count of changes is."""
+    database, asked = tenants.tenancy.database, []
+    await tenants.identity.check(TOKEN.encode(), ACCOUNT)
+    await asyncio.sleep(2.5)  # it asks for all once
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    event.listen(database._engine, "before_cursor_execute", note)
+    began = time.monotonic()
+    while time.monotonic() - began < 6:
+        await tenants.identity.check(TOKEN.encode(), ACCOUNT)
+        await asyncio.sleep(0.05)
+    assert any("changes" in each for each in asked)
+    assert not any("tokens" in each and "FROM" in each for each in asked)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE tokens SET revoked_at = 1 WHERE id = :token",
+        "DELETE FROM tokens WHERE id = :token",
+        "UPDATE tokens SET expires_at = 1 WHERE id = :token",
+    ],
+)
+async def test_what_others_change_in_the_database_takes_effect(
+    tenants: Tenants, statement: str
+) -> None:
+    """An earlier release during an update, or an operator by hand."""
+    database, identity = tenants.tenancy.database, tenants.identity
+    with database.begin() as connection:
+        token, value = accounts.issue(connection, "test", ACCOUNT, "t", tenants.tenancy.secret)
+    await identity.check(value.encode(), ACCOUNT)
+    with database.begin() as connection:
+        connection.execute(text(statement), {"token": token.id})
+    await refused(identity, value)
+
+
+async def test_limits_and_pools_that_others_change_take_effect(tenants: Tenants) -> None:
+    database, identity = tenants.tenancy.database, tenants.identity
+    with database.begin() as connection:
+        accounts.set_limits(connection, "test", ACCOUNT, None, Limits(max_images=3))
+    before = await identity.check(TOKEN.encode(), ACCOUNT)
+    with database.begin() as connection:
+        connection.execute(text("UPDATE limits SET max_images = 2"))
+        connection.execute(text("UPDATE accounts SET pool = 'shared'"))
+    deadline = time.monotonic() + 5
+    while (now := await identity.check(TOKEN.encode(), ACCOUNT)) == before:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    assert now.account_limits.max_images == 2
+    assert now.salt != before.salt
+
+
+async def test_an_answer_from_before_a_change_that_comes_after_it_does_not_stay(
+    tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow look-up, during which the token is revoked and the thread sees that."""
+    tenancy, identity = tenants.tenancy, tenants.identity
+    with tenancy.database.begin() as connection:
+        token, value = accounts.issue(connection, "test", ACCOUNT, "t", tenancy.secret)
+    select, seen = identity._select, threading.Event()
+
+    def slow(which: Any) -> Any:
+        found = select(which)
+        if found and not seen.is_set():
+            with tenancy.database.begin() as connection:
+                accounts.revoke(connection, "test", ACCOUNT, token.id)
+            seen.set()
+            time.sleep(2.5)  # in which the thread looks
+        return found
+
+    monkeypatch.setattr(identity, "_select", slow)
+    await identity.check(value.encode(), ACCOUNT)
+    await refused(identity, value)
 
 
 async def test_tokens_are_kept_as_keyed_digests(tenants: Tenants) -> None:
