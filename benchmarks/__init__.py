@@ -6,5 +6,6 @@ peer         a child process that measures when told to, and is idle otherwise
 processes    servers: starting, stopping, and the CPU time of their process trees
 load         a closed-loop HTTP client on loopback
 rounds       alternation, ratios and medians
-report       the machine, the result files and the README's tables
+machine      what it is, and the type that its processor computes best
+report       the result files and the README's tables
 """

@@ -63,7 +63,8 @@ FLOOD = 20 * SLOTS // 2
 EQUALS = (60, 60, 60, 300)
 # How many requests the other tenant keeps under way.
 NEIGHBOUR = {"alone": 0, "modest": SLOTS // 2, "shares": FLOOD, "fcfs": FLOOD}
-_SATURATED = 5.0  # seconds
+_SATURATED, _LONGEST = 5.0, 60.0  # seconds that answers are counted for, and less than that
+_ENOUGH = 20  # answers that say how fast they come
 _FEWEST = 40  # of the quiet tenant's requests on a side in a round: all rounds' make a percentile
 _LEAD, _FOR = 0.15, 0.8  # of a side's time: the neighbour's start, and how long the quiet one sends
 _NICENESS = 10
@@ -189,13 +190,18 @@ async def _share(bench: Bench, sends: str) -> float:
     The first flood is not counted: a cold engine would make the start look longer than it is.
     """
     await _idle(bench)
-    counted = []
-    for times in (1, 1, 2):
-        seed, seconds = len(counted), times * _SATURATED
-        found = await bench.flood(bench.tenants[0], sends, FLOOD, seconds, seed)
-        counted.append(found["answers"])
-        await _idle(bench)
-    return (counted[2] - counted[1]) / _SATURATED / 2
+    seconds = _SATURATED
+    while seconds < _LONGEST:
+        counted = []
+        for times in (1, 1, 2):
+            seed, lasts = len(counted), times * seconds
+            found = await bench.flood(bench.tenants[0], sends, FLOOD, lasts, seed)
+            counted.append(found["answers"])
+            await _idle(bench)
+        if (answers := counted[2] - counted[1]) >= _ENOUGH:
+            return answers / seconds / 2
+        seconds *= 2
+    raise RuntimeError(f"a flood of {sends} gets {answers} answers in {seconds / 2:.0f} s")
 
 
 async def _measured(side: Side, bench: Bench, rate: float, index: int) -> dict[str, Any]:

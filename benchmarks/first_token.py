@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checkpoint, prompts, report
+from benchmarks import checkpoint, machine, prompts, report
 from benchmarks.rounds import Spread
 
 NAME = "first_token"
@@ -36,7 +36,7 @@ def main() -> None:
     options = _options()
     os.environ |= {"OMP_NUM_THREADS": str(options.threads), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     settings = {
-        "dtype": "bfloat16",
+        "dtype": machine.dtype(),
         "threads": options.threads,
         "text_tokens": TEXT_TOKENS,
         "tile": "224 px, 257 encoder tokens",
@@ -87,7 +87,7 @@ def _measure(folder: Path, count: int) -> list[dict[str, dict[str, float]]]:
 
     llm = LLM(
         str(folder),
-        dtype="bfloat16",
+        dtype=machine.dtype(),
         enforce_eager=True,
         max_model_len=1024,
         max_num_seqs=16,

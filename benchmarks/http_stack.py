@@ -33,7 +33,7 @@ from typing import Any
 import uvloop
 import yaml
 
-from benchmarks import checkpoint, load, peer, report, rounds
+from benchmarks import checkpoint, load, machine, peer, report, rounds
 from benchmarks.processes import Server, free_port, interrupt_on_sigterm
 from benchmarks.rounds import Spread
 
@@ -55,7 +55,7 @@ FRONT_TARGET = 0.65
 ADDED_TARGET_MS = 3.0
 MODEL = "@cf/meta/llama-3.2-11b-vision-instruct"
 ENGINE = {
-    "dtype": "bfloat16",
+    "dtype": machine.dtype(),
     "enforce_eager": True,
     "max_num_seqs": 64,
     "max_num_batched_tokens": 2048,

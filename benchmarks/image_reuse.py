@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checkpoint, peer, prompts, report, rounds
+from benchmarks import checkpoint, machine, peer, prompts, report, rounds
 from benchmarks.rounds import Spread
 
 NAME = "image_reuse"
@@ -59,7 +59,7 @@ def main() -> None:
         _answer(Path(options.folder), options.side)
         return
     settings = {
-        "dtype": "bfloat16",
+        "dtype": machine.dtype(),
         "threads": options.threads,
         "engine": "vllm.LLM, one process, enforce_eager, block_size 32",
         "shape": asdict(SHAPE),
@@ -182,7 +182,7 @@ def _answer(folder: Path, side: str) -> None:
 
     llm = LLM(
         str(folder),
-        dtype="bfloat16",
+        dtype=machine.dtype(),
         enforce_eager=True,
         max_model_len=1024,
         max_num_seqs=32,

@@ -16,7 +16,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import machine
+from benchmarks.machine import described
 from loadtest.core import Record
 from loadtest.planner import forecast as forecasts
 from loadtest.planner.capacity import bottleneck, capacity
@@ -78,7 +78,7 @@ def main() -> None:
         rows.append(row(replica, forecast, cells, guess))
         print(json.dumps(rows[-1]), flush=True)
     result = {"model": given.model, "origin": "simulated from a predicted model",
-              "machine": machine(), "rows": rows}  # fmt: skip
+              "machine": described(), "rows": rows}  # fmt: skip
     file = Path(__file__).parent / "results" / "internet.json"
     file.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -1,7 +1,8 @@
 """Output tokens per second with pictures: our vLLM plugin against transformers' batched `generate`.
 
 Both get the same prompts, a picture of 1 to 4 tiles each, and make the same greedy tokens, in
-bfloat16 on the same number of threads, at most 16 requests at once. Two kinds of work:
+the type that the processor knows, on the same number of threads, at most 16 requests at once. Two
+kinds of work:
 
     equal     16 requests, all of one length: the best a static batch can have
     mixed     64 requests, each of a length of its own, as chat traffic has them. transformers runs
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checkpoint, peer, report, rounds
+from benchmarks import checkpoint, machine, peer, report, rounds
 from benchmarks.prompts import Prompt, mixed
 
 NAME = "plugin_vs_transformers"
@@ -47,7 +48,7 @@ def main() -> None:
         _measure(options.side, Path(options.folder))
         return
     settings = {
-        "dtype": "bfloat16",
+        "dtype": machine.dtype(),
         "threads": options.threads,
         "concurrent_requests": CONCURRENCY,
         "output_tokens": {
@@ -166,7 +167,7 @@ def _plugin(folder: Path) -> Generate:
 
     llm = LLM(
         str(folder),
-        dtype="bfloat16",
+        dtype=machine.dtype(),
         max_model_len=1024,
         max_num_seqs=CONCURRENCY,
         max_num_batched_tokens=2048,
@@ -197,7 +198,7 @@ def _transformers(folder: Path) -> Generate:
     from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
     model = MllamaForConditionalGeneration.from_pretrained(
-        folder, dtype=torch.bfloat16, attn_implementation="sdpa"
+        folder, dtype=getattr(torch, machine.dtype()), attn_implementation="sdpa"
     ).eval()
     model.generation_config.eos_token_id = None
     tiler = MllamaImageProcessorPil.from_pretrained(folder)
@@ -234,7 +235,7 @@ def _batch(prompts: list[Prompt], tiler: Any, config: Any) -> dict[str, Any]:
         max_num_tiles=config.vision_config.max_num_tiles,
         length=width,
     )
-    pictures["pixel_values"] = pictures["pixel_values"].to(torch.bfloat16)
+    pictures["pixel_values"] = pictures["pixel_values"].to(getattr(torch, machine.dtype()))
     return {
         **pictures,
         "input_ids": torch.tensor(ids),

