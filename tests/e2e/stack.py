@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from typing import Any
 
 import httpx
 import psutil
+
+from tests.servers import free_port
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 TOKEN = "e2e-token"
@@ -84,12 +85,6 @@ def _title(process: psutil.Process) -> str:
 
 def path(model: str = MODEL, account: str = ACCOUNT) -> str:
     return f"/client/v4/accounts/{account}/ai/run/{model}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
