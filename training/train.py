@@ -1,4 +1,4 @@
-"""The training loop: fp32 master weights, bf16 arithmetic, a schedule over steps.
+"""The training loop: fp32 master weights, arithmetic in `DTYPE`, a schedule over steps.
 
 The vision tower first learns what each patch shows (`Patches`, dropped from the checkpoint), from
 pictures of a single tile, while the language model learns to talk; after `ALONE` of the steps
@@ -26,6 +26,10 @@ ALONE = 0.25  # share of the steps before pictures meet questions
 TOGETHER = 0.2  # weight of the patch loss once questions are asked
 NAMED = 1.0  # weight of the places of named shapes
 WARM_UP = 200  # steps
+
+
+# Where bfloat16 is emulated an operation takes seventy times as long as in float32.
+DTYPE = torch.bfloat16 if torch.cpu._is_avx512_supported() else torch.float32
 
 
 @dataclass(frozen=True)
@@ -134,9 +138,8 @@ class Trainer:
         self.patches = nn.ModuleList([Patches(width), Patches(width)])
         self.place = nn.Linear(self.config.text_config.hidden_size, 2)
         self.masters = [p.detach().clone() for p in self._parameters()]
-        self.model.bfloat16()
-        self.patches.bfloat16()
-        self.place.bfloat16()
+        for part in (self.model, self.patches, self.place):
+            part.to(DTYPE)
         matrices = [p for p in self.masters if p.ndim > 1]
         others = [p for p in self.masters if p.ndim <= 1]
         self.optimiser = torch.optim.AdamW(
@@ -196,7 +199,7 @@ class Trainer:
 
     def step(self, batch: Batch, tally: Tally) -> None:
         pictures = batch.pictures
-        pixels = model.normalise(pictures.tiles, pictures.tile_mask, torch.bfloat16)
+        pixels = model.normalise(pictures.tiles, pictures.tile_mask, DTYPE)
         apart = batch.about is None
         seen = self.see(pixels, pictures.ratio_ids, pictures.tile_mask, apart)
         vision = self._vision_loss(seen, pictures, tally)
