@@ -34,8 +34,11 @@ def vectors() -> str:
 
 
 def dtype() -> str:
-    """What to run models in: without AVX-512 an operation in bfloat16 takes some 70 times as long as
-    in float32, and an engine that is slow for that reason says nothing of one on a GPU."""
+    """What to run models in.
+
+    Without AVX-512 an operation in bfloat16 takes some 70 times as long as in float32, and an
+    engine that is slow for that reason says nothing of one on a GPU.
+    """
     return "bfloat16" if vectors().startswith(("AMX", "AVX-512")) else "float32"
 
 
