@@ -173,6 +173,8 @@ async def paced(port: int, requests: Sequence[bytes], gaps: Iterable[float]) -> 
     try:
         for request, gap in zip(requests, gaps, strict=False):
             await asyncio.sleep(gap)
+            # Servers end connections that were silent for long.
+            idle[:] = [each for each in idle if not each.transport.is_closing()]
             if not idle:
                 idle.append(await _connect(port))
                 connections.append(idle[-1])

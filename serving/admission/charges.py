@@ -45,9 +45,8 @@ class Rate(msgspec.Struct, frozen=True, gc=False):
 
     def reserved(self, tat: float, now: float) -> float:
         """The number once it is reserved."""
-        start = max(now, tat)
-        cost, limit = self.cost, self.limit
-        return start + (min(limit, cost)) * self.period / (limit or 1)
+        # A limit of nothing takes nothing: `wait` refuses it.
+        return max(now, tat) + self.taken * self.period / (self.limit or 1)
 
     def wait(self, reserved: float, now: float) -> float:
         """Seconds until its number may be that: 0 or less is now."""
@@ -55,7 +54,7 @@ class Rate(msgspec.Struct, frozen=True, gc=False):
 
     def settled(self, tat: float, now: float, more: int) -> float:
         """The number once `more` is taken."""
-        return (max(now, tat)) + more * self.interval
+        return max(now, tat) + more * self.interval
 
     def more(self, tokens: int, picodollars: int) -> int:
         """What settling adds: the true cost less what was reserved. A request is a request."""

@@ -90,5 +90,6 @@ class Memory:
         for key in [key for key, running in self._running.items() if not running]:
             del self._running[key]
         for key in [key for key, end in self._ends.items() if end < now]:
-            del self._ends[key], self._used[key]
+            del self._ends[key]
+            self._used.pop(key, None)
         self._room = max(_ROOM, 2 * (len(self._tats) + len(self._used)))
