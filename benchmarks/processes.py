@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import time
 from collections import defaultdict
@@ -16,20 +14,15 @@ from types import TracebackType
 
 import psutil
 
+from serving.cluster.environment import free_ports
+
 # How long a server may take to stop before it is killed, in seconds.
 _PATIENCE = 60.0
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on, nor is given one meanwhile.
-
-    Linux gives those from 32768 on.
-    """
-    while True:
-        port = 20_000 + secrets.randbelow(10_000)
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
+    """One that nobody listens on, nor is given meanwhile."""
+    return free_ports(1)[0]
 
 
 def _used(process: int) -> float:

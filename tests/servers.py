@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import random
 import re
 import shutil
 import signal
@@ -18,14 +17,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.cluster.environment import free_ports
 from tests.certificates import Certificate
 
 _PATIENCE = 30.0
-_chance = random.SystemRandom()  # seeds are alike in processes that test side by side
 _UNPACKED = Path(sys.prefix) / "prometheus" / "usr"  # Debian's package, by the Makefile
 _CONSOLES = Path(__file__).parents[1] / "deploy" / "prometheus" / "consoles"
 
@@ -260,8 +259,4 @@ def _folder() -> Iterator[Path]:
 
 def free_port() -> int:
     """One that nobody listens on, below those that outgoing connections are given meanwhile."""
-    while True:
-        port = _chance.randrange(20_000, 30_000)
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
+    return free_ports(1)[0]

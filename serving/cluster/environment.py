@@ -43,7 +43,7 @@ def variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         # Where vLLM leaves a file for each engine, and its sockets if it is killed.
         "TMPDIR": str(folder),
-        **dict(zip(_FIXED_PORTS, map(str, _free_ports(len(_FIXED_PORTS))), strict=True)),
+        **dict(zip(_FIXED_PORTS, map(str, free_ports(len(_FIXED_PORTS))), strict=True)),
         # A local socket: the default is UDP.
         "RAY_SERVE_HAPROXY_LOG_TARGET": "/dev/log",
         # Ray's own servers on 127.0.0.1. Named after the systems where that is the default.
@@ -74,9 +74,11 @@ def variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
     }
 
 
-def _free_ports(count: int) -> list[int]:
-    """Nobody listens there, nor is given one meanwhile: Linux gives those from 32768 on, and Ray's
-    many servers take such before Serve's begin."""
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody listens on, nor is given one of meanwhile.
+
+    Linux gives those from 32768 on; Ray's many servers take such before Serve's begin.
+    """
     found: set[int] = set()
     while len(found) < count:
         port = 20_000 + secrets.randbelow(10_000)

