@@ -91,6 +91,8 @@ class VllmEngine:
         if model.max_images:
             tiles.keep(self._llm)
         config = self._llm.model_config.hf_config
+        # What vLLM finds by itself, for every request anew.
+        config.decoder_start_token_id = self._llm.renderer.get_dec_start_token_id()
         self._vision = config.vision_config
         self._tile_tokens = tile_tokens(config.vision_config)
         self._image_mark: int = config.image_token_index

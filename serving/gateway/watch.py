@@ -40,6 +40,8 @@ class Watch:
         traceback: TracebackType | None,
     ) -> None:
         self._listener.cancel()
+        # Its error holds the frame that holds this: a circle, left to the garbage collector.
+        del self._listener
         if self._left and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientLeft from None
 

@@ -1,6 +1,7 @@
 """A client that leaves is noticed at any time, and the engine is told."""
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from serving.core import Outcome, Usage
 from serving.engine.fake import FakeEngine
 from serving.gateway.asgi import Message
+from serving.gateway.watch import Watch
 from tests.gateway.conftest import BEARER, PATH, Service, until
 
 WORDS = " ".join(["word"] * 200)
@@ -166,3 +168,19 @@ async def test_no_task_is_left_behind(service: Service) -> None:
         await until(lambda: len(service.engine.started) == 2)
     await until(lambda: service.engine.aborted)
     await until(lambda: len(asyncio.all_tasks()) <= before)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_leaves_nothing_to_the_garbage_collector(
+    service: Service, stream: bool
+) -> None:
+    """Which would stop all others' streams to find it."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            assert (await service.post({"prompt": "one two", "stream": stream})).status_code == 200
+        await until(lambda: len(service.receipts) == 10)
+        assert [each for each in gc.get_objects() if isinstance(each, Watch)] == []
+    finally:
+        gc.enable()
