@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.cluster import affinity, loopback, outage, presence, truncation
+from serving.cluster import affinity, loopback, outage, presence, sockets, truncation
 
 HOOK = f"{__name__}.apply"
 
@@ -18,4 +18,5 @@ def in_pods() -> None:
     affinity.apply()
     outage.apply()
     presence.apply()
+    sockets.apply()
     truncation.apply()

@@ -154,7 +154,8 @@ async def _listens(port: int) -> bool:
 def patched(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in Ray's worker processes, for the length of a test."""
     monkeypatch.setattr(haproxy, "HAPROXY_CONFIG_TEMPLATE", haproxy.HAPROXY_CONFIG_TEMPLATE)
-    monkeypatch.setattr(replica, "add_port_to_grpc_server", replica.add_port_to_grpc_server)
+    for name in ("add_port_to_grpc_server", "start_asgi_http_server"):
+        monkeypatch.setattr(replica, name, getattr(replica, name))
     monkeypatch.setattr(HAProxyApi, "set_backend_configs", HAProxyApi.set_backend_configs)
     hook.apply()
 

@@ -291,6 +291,17 @@ def test_nothing_listens_beyond_loopback(up):
     assert [each for each in open_ if each[1] not in loopback] == []
 
 
+def test_haproxy_reaches_the_replica_through_a_file(up):
+    """Of this user alone, on which it answers as on its port."""
+    folder = Path(up.find("EngineCore").environ()["TMPDIR"])
+    lines = (folder / "haproxy.cfg").read_text().splitlines()
+    (server,) = [line for line in lines if "server SERVE_REPLICA" in line]
+    file = Path(server.partition("unix@")[2].split()[0])
+    assert file.stat().st_mode & 0o777 == 0o600
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(file))) as client:
+        assert client.get("http://replica/-/healthz").status_code == 200
+
+
 def test_a_killed_engine_is_replaced(up):
     """Its replica turns unhealthy, Ray Serve starts another, and requests work again."""
     engine, replica = up.find("EngineCore"), up.find("ServeReplica")
