@@ -1,13 +1,11 @@
 """Receipts on local disk, before anything else can happen to them.
 
-`write` appends a line to a file that belongs to this process alone; it does not wait for the disk.
-Killing the process therefore loses nothing (the kernel has the line). A thread calls `fdatasync`
-`SYNC` seconds later at most, for all lines since the last time: that much a power cut can lose.
+`write` puts a receipt into the request's slot (see `slots`), which outlives the process, and waits
+for nothing. Within `SYNC` seconds a thread appends all that have come since to a file that belongs
+to this process alone, frees their slots and calls `fdatasync`: that much a power cut can lose.
 
-The folder holds for each process `<name>.journal`, locked for as long as it lives, and
-`<name>.slots` (see `slots`). A journal without a lock is that of a dead process: `ledger` ships it.
-
-    line:  CRC-32 of the JSON (8 hex digits), a space, a `Record` as JSON, a newline
+The folder holds for each process `<name>.journal`, lines of `record`, locked for as long as it
+lives, and `<name>.slots`. A journal without a lock is that of a dead process: `ledger` ships both.
 """
 
 from __future__ import annotations
@@ -17,13 +15,10 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
-from zlib import crc32
 
-import msgspec
-
+from serving.tenancy import record as records
 from serving.tenancy.record import Record, Start
 from serving.tenancy.slots import Slot, Slots
 
@@ -32,8 +27,6 @@ SYNC = 0.25
 _ROOM = 8 * 2**20  # bytes after which a journal that is shipped begins anew
 
 _log = logging.getLogger("serving.tenancy")
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Record).decode
 
 
 class Journal:
@@ -59,12 +52,14 @@ class Journal:
     def write(self, record: Record) -> None:
         """Keep a record. Takes microseconds; called from one thread, the event loop's.
 
-        A full disk loses nothing while the process lives: what could not be written waits, and
-        its slot stays taken.
+        A full disk loses nothing while the process lives, nor when it is killed: what could not be
+        written waits in its slot.
         """
-        data = _encode(record)
-        self._unwritten.append((record.receipt, b"%08x %b\n" % (crc32(data), data)))
-        self._flush()
+        line = records.line(record)
+        kept = self._slots.end(record.receipt, line)
+        self._unwritten.append((record.receipt, line))
+        if not kept:
+            self.flush()
         if not self._dirty.is_set():
             self._dirty.set()
 
@@ -73,7 +68,7 @@ class Journal:
         self._closing.set()
         self._dirty.set()
         self._thread.join()
-        self._flush()  # what a full disk had no room for; if it still has none, slots keep it
+        self.flush()  # what a full disk had no room for; if it still has none, slots keep it
         os.close(self._descriptor)
 
     def begin_anew(self, shipped: int) -> bool:
@@ -85,22 +80,22 @@ class Journal:
             os.ftruncate(self._descriptor, 0)
             return True
 
-    def _flush(self) -> None:
-        """Write what is not written yet, in order; a line is written whole or taken back."""
+    def flush(self) -> None:
+        """Write what is not written yet, all of it or nothing. For any thread."""
         with self._lock:
-            while self._unwritten:
-                receipt, line = self._unwritten[0]
-                written = 0
-                try:
-                    written = os.write(self._descriptor, line)
-                    if written != len(line):
-                        raise OSError("short write")
-                except OSError as error:
-                    if written:
-                        size = os.fstat(self._descriptor).st_size
-                        os.ftruncate(self._descriptor, size - written)
-                    _log.error("the journal cannot be written: %s", error)
-                    return
+            waiting = list(self._unwritten)
+            data, written = b"".join(line for _, line in waiting), 0
+            try:
+                written = os.write(self._descriptor, data)
+                if written != len(data):
+                    raise OSError("short write")
+            except OSError as error:
+                if written:
+                    size = os.fstat(self._descriptor).st_size
+                    os.ftruncate(self._descriptor, size - written)
+                _log.error("the journal cannot be written: %s", error)
+                return
+            for receipt, _ in waiting:
                 self._unwritten.popleft()
                 self._slots.free(receipt)
 
@@ -109,10 +104,13 @@ class Journal:
         while not self._closing.is_set():
             self._dirty.wait()
             self._dirty.clear()
+            self.flush()
             try:
                 os.fdatasync(self._descriptor)
             except OSError as error:
                 _log.error("the journal cannot be synced: %s", error)
+            if self._unwritten:  # the disk is full, or more has come
+                self._dirty.set()
             self._closing.wait(SYNC)
 
 
@@ -134,15 +132,4 @@ def lines_of(file: Path, offset: int) -> tuple[list[Record], int]:
         opened.seek(offset)
         data = opened.read()
     end = data.rfind(b"\n") + 1
-    return list(_records(data[:end])), offset + end
-
-
-def _records(data: bytes) -> Iterator[Record]:
-    for line in data.splitlines():
-        try:
-            if int(line[:8], 16) == crc32(line[9:]):
-                yield _decode(line[9:])
-                continue
-        except (ValueError, msgspec.DecodeError):
-            pass
-        _log.error("a line of the journal is damaged")
+    return list(records.read(data[:end])), offset + end

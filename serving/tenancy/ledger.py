@@ -78,6 +78,7 @@ class Ledger:
 
     def _ship(self) -> None:
         began = time.monotonic()
+        self._journal.flush()
         records, end = lines_of(self._journal.file, self._shipped)
         insert(self._database, records)
         self._shipped, self._level = end, began
@@ -119,7 +120,7 @@ def _ship_dead(database: Database, file: Path) -> bool:
         insert(database, lines_of(file, 0)[0])
         # After the lines: a request that has both a line and a slot had just ended.
         if slots.exists():
-            insert(database, list(left_in(slots)))
+            insert(database, left_in(slots))
         slots.unlink(missing_ok=True)
         file.unlink(missing_ok=True)
         return True

@@ -1,9 +1,15 @@
 """A receipt as it is kept: one line of the journal, one row of the table `usage`.
 
 Integers only: microseconds, milliseconds, picodollars. No prompt, no picture, no answer, no secret.
+
+    line:  CRC-32 of the JSON (8 hex digits), a space, a `Record` as JSON, a newline
 """
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from zlib import crc32
 
 import msgspec
 
@@ -11,6 +17,9 @@ from serving.core import Receipt, Usage
 from serving.tenancy.prices import FREE, Price, Prices
 
 CRASHED = "crashed"  # the outcome of requests whose process died under them
+
+_log = logging.getLogger("serving.tenancy")
+_encode = msgspec.json.Encoder().encode
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -39,6 +48,27 @@ class Record(msgspec.Struct, frozen=True):
     picodollars: int
     microneurons: int
     image_tokens: int = 0  # lines of journals of an earlier release have none
+
+
+_decode = msgspec.json.Decoder(Record).decode
+
+
+def line(record: Record) -> bytes:
+    """See above."""
+    data = _encode(record)
+    return b"%08x %b\n" % (crc32(data), data)
+
+
+def read(lines: bytes) -> Iterator[Record]:
+    """The records of whole lines; one that is damaged is left out."""
+    for each in lines.splitlines():
+        try:
+            if int(each[:8], 16) == crc32(each[9:]):
+                yield _decode(each[9:])
+                continue
+        except (ValueError, msgspec.DecodeError):
+            pass
+        _log.error("a line of the journal is damaged")
 
 
 def of(receipt: Receipt, prices: Prices) -> Record:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from sqlalchemy import func, select
 
@@ -28,6 +31,7 @@ from serving.tenancy import accounts, ledger, record, tables, usage
 from serving.tenancy.database import Database
 from serving.tenancy.journal import Journal, lines_of
 from serving.tenancy.prices import Price
+from serving.tenancy.slots import COUNT, left_in
 from tests.servers import Server, free_port
 from tests.tenancy.conftest import ACCOUNT, MODEL, TOKEN, Service, bearer, path, serving
 
@@ -141,15 +145,23 @@ def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
     assert end == len(data)
 
 
-def test_a_full_disk_loses_nothing_while_the_process_lives(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
-    """And until it is written, the slot keeps it safe from a crash."""
-    journal = Journal(tmp_path)
-    start = record.Start("r0", 0, ACCOUNT, "t", "ai/run", MODEL, 0, Price())
-    slot = journal.begin(start)
+def begun(journal: Journal, id_: str) -> None:
+    """A request that has used something so far."""
+    slot = journal.begin(record.Start(id_, 0, ACCOUNT, "t", "ai/run", MODEL, 0, Price()))
     assert slot is not None
     slot(Usage(5, 6, 1, 1601))
+
+
+def left(journal: Journal) -> list[tuple[str, str, int, int]]:
+    """What its slots say."""
+    found = left_in(journal.file.with_suffix(".slots"))
+    return [(x.receipt, x.outcome, x.prompt_tokens, x.completion_tokens) for x in found]
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+    """Until it is written, the slot keeps it safe from a crash."""
+    journal = Journal(tmp_path)
+    begun(journal, "r0")
 
     def full(*_: Any) -> int:
         raise OSError("No space left on device")
@@ -157,14 +169,55 @@ def test_a_full_disk_loses_nothing_while_the_process_lives(
     with monkeypatch.context() as patched:
         patched.setattr("serving.tenancy.journal.os.write", full)
         journal.write(record.of(receipt("r0"), {}))
-    slots = journal.file.with_suffix(".slots")
-    (left,) = ledger.left_in(slots)
-    assert (left.prompt_tokens, left.completion_tokens) == (5, 6)
-    assert (left.cached_tokens, left.image_tokens) == (1, 1601)
+        journal.flush()
+        assert left(journal) == [("r0", "ok", 1, 1)]
     journal.write(record.of(receipt("r1"), {}))
+    journal.flush()
     assert [each.receipt for each in lines_of(journal.file, 0)[0]] == ["r0", "r1"]
-    assert list(ledger.left_in(slots)) == []
+    assert left(journal) == []
     journal.close()
+
+
+def test_a_process_killed_before_it_writes_its_lines_loses_and_doubles_none(
+    settings: Settings, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Nor one that is killed between a line, its slot and the slot before that."""
+    database, folder = _database(settings), tmp_path / "journal"
+    monkeypatch.setattr(Journal, "_sync", lambda self: None)  # no thread: nothing is written
+    journal = Journal(folder)
+    for index in range(5):
+        begun(journal, f"r{index}")
+    assert left(journal)[0] == ("r0", record.CRASHED, 5, 6)
+    with monkeypatch.context() as patched:
+        patched.setattr(journal._slots, "_empty", lambda offset: None)  # killed before that
+        for index in range(4):
+            journal.write(record.of(receipt(f"r{index}"), {}))
+        assert {each[:2] for each in left(journal)} == {
+            *((f"r{index}", "ok") for index in range(4)),
+            ("r4", record.CRASHED),
+        }
+        journal.flush()
+        assert len(lines_of(journal.file, 0)[0]) == 4
+    journal.write(record.of(receipt("r5"), {}))  # in its slot alone
+    os.close(journal._descriptor)  # as the kernel does: the lock is gone
+    assert ledger.ship_left(database, folder) == 1
+    with database.begin() as connection:
+        rows = {row.receipt: row.outcome for row in connection.execute(tables.usage.select())}
+        (hourly,) = usage.sums(connection, datetime(1970, 1, 1, tzinfo=UTC), datetime.now(UTC))
+    assert rows == {**{f"r{n}": "ok" for n in (0, 1, 2, 3, 5)}, "r4": record.CRASHED}
+    assert hourly.requests == 6
+    assert list(folder.iterdir()) == []
+    database.close()
+
+
+def test_slots_of_an_earlier_release_are_read(tmp_path: Path) -> None:
+    """They were of 512 bytes, and held requests that run only."""
+    start = record.Start("r0", 0, ACCOUNT, "t", "ai/run", MODEL, 2, Price())
+    head = msgspec.json.encode(start)
+    slot = struct.pack("<IIIII", len(head), 5, 1, 1601, 6) + head
+    file = tmp_path / "a.slots"
+    file.write_bytes((bytes(512) + slot.ljust(512, b"\0")).ljust(512 * COUNT, b"\0"))
+    assert left_in(file) == [start.crashed(Usage(5, 6, 1, 1601))]
 
 
 async def test_a_locked_database_holds_up_no_request(sqlite: Settings) -> None:
@@ -220,8 +273,8 @@ def test_two_who_ship_the_same_journals_count_once(settings: Settings, tmp_path:
         (hourly,) = usage.sums(connection, datetime(1970, 1, 1, tzinfo=UTC), datetime.now(UTC))
         rows = connection.execute(select(func.count()).select_from(tables.usage)).scalar()
     assert hourly.requests == rows == 6 * 41
-    assert [each.receipt for each in lines_of(living.file, 0)[0]] == ["alive"]
     living.close()
+    assert [each.receipt for each in lines_of(living.file, 0)[0]] == ["alive"]
     database.close()
 
 
