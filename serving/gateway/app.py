@@ -104,7 +104,7 @@ class Gateway:
         if self._tracing is not None:
             draft.traced(self._tracing(scope["headers"]))
         try:
-            await self._answer(scope, receive, noticing(send), draft)
+            await self._answer(scope, receive, noticing(scope, send), draft)
         except ClientLeft:
             draft.cancelled()
         except asyncio.CancelledError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from serving.gateway.asgi import Message, Receive, Send
+from serving.gateway.asgi import Message, Receive, Scope, Send
 
 
 class ClientLeft(Exception):  # noqa: N818 - it is an event, not an error
@@ -52,8 +52,11 @@ class Watch:
         self._task.cancel()
 
 
-def noticing(send: Send) -> Send:
+def noticing(scope: Scope, send: Send) -> Send:
     """`send`, with the `OSError` of servers since ASGI 2.4 as `ClientLeft`; others say nothing."""
+    version = scope.get("asgi", {}).get("spec_version", "2.0")
+    if tuple(map(int, version.split("."))) < (2, 4):
+        return send
 
     async def checked(message: Message) -> None:
         try:

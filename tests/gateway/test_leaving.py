@@ -90,6 +90,7 @@ class Call:
         self._body: bytes | None = json.dumps(body).encode()
         headers = [(name.encode(), value.encode()) for name, value in BEARER.items()]
         scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers}
+        scope["asgi"] = {"spec_version": "2.4"}
         self.task = asyncio.create_task(self.service.gateway(scope, self._receive, self.send))
 
     async def _receive(self) -> Message:
