@@ -9,6 +9,7 @@ have already queued. A stream that is silent for long carries comments.
 
 from __future__ import annotations
 
+from asyncio import create_task
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -86,7 +87,8 @@ async def answer_stream(
     try:
         with Pulse(comment) as pulse:
             async with Watch(receive), aclosing(engine.generate(generation, draft.used)) as deltas:
-                last = await _forward(deltas, writer, send, draft, pulse)
+                # A task of its own: what wakes for a token is that, and not the twenty calls above.
+                last = await create_task(_forward(deltas, writer, send, draft, pulse))
     except ClientLeft:
         raise
     except Exception as error:

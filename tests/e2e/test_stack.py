@@ -294,8 +294,8 @@ def test_nothing_listens_beyond_loopback(up):
 def test_haproxy_reaches_the_replica_through_a_file(up):
     """Of this user alone, on which it answers as on its port."""
     folder = Path(up.find("EngineCore").environ()["TMPDIR"])
-    lines = (folder / "haproxy.cfg").read_text().splitlines()
-    (server,) = [line for line in lines if "server SERVE_REPLICA" in line]
+    (written,) = folder.glob("*/haproxy.cfg")
+    (server,) = [x for x in written.read_text().splitlines() if "server SERVE_REPLICA" in x]
     file = Path(server.partition("unix@")[2].split()[0])
     assert file.stat().st_mode & 0o777 == 0o600
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(file))) as client:
