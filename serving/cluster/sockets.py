@@ -16,6 +16,7 @@ import uvicorn
 from ray.serve._private import replica
 from ray.serve._private.constants import RAY_SERVE_HAPROXY_SOCKET_PATH
 from ray.serve._private.haproxy import ServerConfig
+from ray.util import get_node_ip_address
 
 from serving.cluster import template
 
@@ -36,8 +37,11 @@ def apply() -> None:
 
 
 def path(port: int) -> Path:
-    """The socket of the replica with this port, on its node; beside HAProxy's own."""
-    return Path(RAY_SERVE_HAPROXY_SOCKET_PATH).with_name(f"{port}.sock")
+    """The socket of the replica with this port on this node; beside HAProxy's own.
+
+    With the node's address: on one machine there may be several.
+    """
+    return Path(RAY_SERVE_HAPROXY_SOCKET_PATH).with_name(f"{get_node_ip_address()}-{port}.sock")
 
 
 def _address(server: ServerConfig) -> str:
