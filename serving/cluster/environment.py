@@ -53,8 +53,9 @@ def variables(folder: Path, cores: int, replicas: int) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs its workers at nice 15: the replica would yield to its own engine.
         "RAY_worker_niceness": "0",
-        # What Ray does ten times a second whether anything happens or not, twice.
+        # What Ray does ten times a second whether anything happens or not, three times over.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
         "RAY_raylet_report_resources_period_milliseconds": "500",
         # Ray's monitor would look for log files and send new lines to whoever listens, up to a
         # hundred times a second: nobody does, the files are there to be read.

@@ -22,7 +22,6 @@ from serving.cluster import scaling
 from serving.cluster.finetunes import Finetunes
 from serving.cluster.telemetry import Telemetry
 from serving.cluster.tenants import Tenants
-from serving.errors import ServingError
 from serving.gateway.app import Gateway
 from serving.settings import Settings
 from serving.telemetry.logs import Json
@@ -34,7 +33,7 @@ APPLICATION = "workers-ai"
 # Beyond all that the proxies of a cluster let in (4096 connections each): what Serve held back
 # would wait where admission, which has the queue, the limits and the words, does not see it.
 _MAX_ONGOING = 1_000_000
-_WATCH = 0.1  # seconds
+_TELLING = 0.1  # seconds that those who waited for a dead engine have to hear of it
 
 _log = logging.getLogger("serving.cluster")
 
@@ -97,15 +96,11 @@ class Replica:
 
         A port that is closed gets no requests; one that only refuses, which is quick, gets most.
         """
-        while self._watched:
-            await asyncio.sleep(_WATCH)
-            try:
-                await self._engine.check_health()
-            except ServingError:
-                await asyncio.sleep(_WATCH)
-                if self._watched:
-                    _log.error("the engine has died, and so does this replica")
-                    os._exit(1)
+        await self._engine.ended()
+        await asyncio.sleep(_TELLING)
+        if self._watched:
+            _log.error("the engine has died, and so does this replica")
+            os._exit(1)
 
     async def check_health(self) -> None:
         """Called by Serve; raising replaces the replica."""

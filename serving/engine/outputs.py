@@ -70,6 +70,33 @@ class State(output_processor.RequestState):
         text = self.detokenizer.get_next_output_text(finished, delta)
         return Output(self, text, tokens, finish_reason, stop_reason)
 
+    def advance(self, tokens: list[int], at: float) -> float | None:
+        """These tokens, which neither begin nor end the answer, came at that moment; seconds since
+        those before, if anybody counts."""
+        assert self.detokenizer is not None
+        assert self.queue is not None
+        self.detokenizer.update(tokens, False)
+        output = self.make_request_output(tokens, None, None, None)
+        if output is not None:
+            self.queue.put(output)
+        if (stats := self.stats) is None:
+            return None
+        stats.num_generation_tokens += len(tokens)
+        gap = at - stats.last_token_ts
+        stats.last_token_ts = at
+        return gap
+
+
+def is_midway(state: State, output: EngineCoreOutput) -> bool:
+    """Whether there is nothing to it but some more tokens of an answer that goes on."""
+    return (
+        output.finish_reason is None
+        and not state.is_prefilling
+        and not state.detokenizer.stop
+        and output.events is None
+        and not output.num_nans_in_logits
+    )
+
 
 class Handover(output_processor.RequestOutputCollector):
     """vLLM's place between its loop and who reads, who is woken by a future and not by an event."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -39,7 +40,8 @@ class Stats(PrometheusStatLogger):
     ) -> None:
         """See `PrometheusStatLogger`. It may have to wait for the next report."""
         if iteration_stats is not None and _is_midway(iteration_stats):
-            self._hold(iteration_stats, engine_idx)
+            gaps = iteration_stats.inter_token_latencies_iter
+            self.midway(engine_idx, iteration_stats.num_generation_tokens, gaps)
             iteration_stats = None
         if mm_cache_stats is not None and not mm_cache_stats.queries:
             mm_cache_stats = None
@@ -49,12 +51,12 @@ class Stats(PrometheusStatLogger):
         if scheduler_stats is not None:
             self.write()
 
-    def _hold(self, step: IterationStats, engine: int) -> None:
+    def midway(self, engine: int, tokens: int, gaps: Sequence[float]) -> None:
         """What `PrometheusStatLogger` would count of a step midway; histograms hold it as well."""
-        self._tokens[engine] += step.num_generation_tokens
-        self.histogram_iteration_tokens[engine].observe(step.num_generation_tokens)
+        self._tokens[engine] += tokens
+        self.histogram_iteration_tokens[engine].observe(tokens)
         gap = self.histogram_inter_token_latency[engine].observe
-        for each in step.inter_token_latencies_iter:
+        for each in gaps:
             gap(each)
 
     def write(self) -> None:

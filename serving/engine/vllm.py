@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -22,11 +22,10 @@ from vllm.inputs.engine import split_enc_dec_input
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.v1.engine import FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineGenerateError
 
 from serving.catalog import Model
 from serving.core import Delta, Finish, Generation, Image, Size, Stages
-from serving.engine import Spent, images, outputs, sampling, tiles, unheard
+from serving.engine import Spent, images, inlet, outputs, sampling, tiles, unheard
 from serving.engine.adapters import Adapters
 from serving.engine.outputs import Output
 from serving.engine.pace import Pace
@@ -87,6 +86,7 @@ class VllmEngine:
         self._llm = _Llm.from_engine_args(arguments, stat_loggers=loggers)
         self._llm.spent = {}
         outputs.use(self._llm)
+        inlet.use(self._llm)
         enable_envs_cache()  # vLLM looks at its variables for every token
         if model.max_images:
             tiles.keep(self._llm)
@@ -125,19 +125,24 @@ class VllmEngine:
             self._check(prompted.tokens, generation)
             told.append(prompted)
             adapter = await self._adapters.of(generation)
-            # Closing vLLM's generator is what aborts: leave it to no garbage collector.
-            handed = self._llm.generate(
+            place = await self._llm.add_request(
+                generation.id,
                 rendered,
                 params,
-                generation.id,
                 lora_request=adapter,
                 priority=generation.priority,
                 trace_headers=_trace_headers(generation),
             )
-            async with aclosing(handed):
-                async for output in handed:
+            finished = False
+            try:
+                while not finished:
+                    output = place.get_nowait() or await place.get()
+                    finished = output.finished
                     if (delta := _delta(output, prompted)) is not None:
                         yield delta
+            finally:
+                if not (finished or self._llm.errored):
+                    await self._llm.abort(place.request_id, internal=True)
             self._pace.left(time.monotonic())
 
     async def count(self, generation: Generation) -> int:
@@ -195,6 +200,10 @@ class VllmEngine:
         with self._in_our_words():
             await self._llm.check_health()
 
+    async def ended(self) -> None:
+        """Returns once the engine process is dead, its loop broke, or `close` was called."""
+        await asyncio.wait([self._llm.reading()])
+
     def close(self) -> None:
         """Stop the engine process and the threads."""
         self._preparers.shutdown(wait=False, cancel_futures=True)
@@ -219,10 +228,9 @@ class VllmEngine:
         except GracefulHTTPError as error:
             raise self._overloaded(str(error)) from error
         except Exception as error:
-            # vLLM wraps what its checks of a request raise; those are the caller's to mend.
-            cause = error.__cause__ if isinstance(error, EngineGenerateError) else error
-            if isinstance(cause, ValueError | VLLMClientError):
-                raise InvalidInput(_CPP_LOCATION.sub("", str(cause)).strip()) from error
+            # What vLLM's checks of a request raise is the caller's to mend.
+            if isinstance(error, ValueError | VLLMClientError):
+                raise InvalidInput(_CPP_LOCATION.sub("", str(error)).strip()) from error
             raise EngineFailed("The engine failed on this request") from error
 
     def _prepare(self, generation: Generation) -> TokensPrompt:
@@ -268,6 +276,18 @@ class _Llm(AsyncLLM):
     """
 
     spent: dict[str, tuple[int, int]]
+    output_handler: asyncio.Task[None] | None
+
+    def reading(self) -> asyncio.Task[None]:
+        """The task that lasts for as long as the engine is heard of, in this loop."""
+        self._run_output_handler()
+        assert self.output_handler is not None
+        return self.output_handler
+
+    def _run_output_handler(self) -> None:
+        if self.output_handler is None:
+            self.engine_core._ensure_output_queue_task()
+            self.output_handler = self.engine_core.resources.output_queue_task
 
     async def abort(self, request_id: str | Iterable[str], internal: bool = False) -> None:
         """See `AsyncLLM.abort`; `generate` calls it with its own, internal id."""

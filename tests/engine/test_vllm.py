@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 from serving.catalog import Catalog
-from serving.core import Finish, Generation, Image, JsonFormat, Message, Sampling, Tool
+from serving.core import Delta, Finish, Generation, Image, JsonFormat, Message, Sampling, Tool
 from serving.engine import images
 from serving.engine.stats import Stats
 from serving.engine.vllm import VllmEngine
@@ -66,10 +66,15 @@ def asking(*content: str | Image, stream: bool = False, json_format=None, **samp
     )
 
 
+def sevens(many: int, stream: bool) -> Generation:
+    """An answer of at least two tokens each."""
+    numbers = {"type": "array", "items": {"enum": [7]}, "minItems": many, "maxItems": many}
+    return asking(json_format=JsonFormat(numbers), max_tokens=7000, stream=stream)
+
+
 def endless(stream: bool) -> Generation:
     """Thousands of tokens, unless somebody stops it."""
-    numbers = {"type": "array", "items": {"enum": [7]}, "minItems": 3000, "maxItems": 3000}
-    return asking(json_format=JsonFormat(numbers), max_tokens=7000, stream=stream)
+    return sevens(3000, stream)
 
 
 async def answer(engine, generation):
@@ -130,16 +135,21 @@ async def test_vllm_counts_each_time_between_tokens(engine):
 
 async def test_vllm_counts_the_tokens_of_every_step(engine, monkeypatch):
     """Though the scheduler says how it is ten times a second at most, and once it is idle."""
-    reported, record = [], Stats.record
+    reported, record, midway = [], Stats.record, Stats.midway
 
     def spy(self, scheduler_stats, *rest, **more):
         reported.append(scheduler_stats is not None)
         record(self, scheduler_stats, *rest, **more)
 
+    def spy_midway(self, *step):
+        reported.append(False)
+        midway(self, *step)
+
     names = [f"vllm:{each}" for each in ("generation_tokens_total", "iteration_tokens_total_sum")]
     await until_idle(engine)
     before = [counted(name) for name in names]
     monkeypatch.setattr(Stats, "record", spy)
+    monkeypatch.setattr(Stats, "midway", spy_midway)
     began = time.monotonic()
     asked = [asking(f"{n} " * 40, stream=True, max_tokens=60 + n, seed=n) for n in range(3)]
     answers = await asyncio.gather(*(answer(engine, each) for each in asked))
@@ -384,6 +394,32 @@ async def test_stop_strings_end_the_answer(engine):
     assert word not in cut.text
 
 
+async def test_a_stop_string_of_one_stream_ends_no_other(engine):
+    """And nothing of it runs on in the engine."""
+    asked = [asking(f"{n}?", stream=True, max_tokens=30) for n in range(3)]
+    alone = ["".join(d.text for d in await answer(engine, each)) for each in asked]
+    word = alone[0].split()[-1]
+    stopped = asking("0?", stream=True, max_tokens=30, stop=(word,))
+    together = await asyncio.gather(*(answer(engine, each) for each in (stopped, *asked[1:])))
+    texts = ["".join(delta.text for delta in deltas) for deltas in together]
+    assert texts == [alone[0].partition(word)[0], *alone[1:]]
+    assert together[0][-1].stop == word
+    await until_idle(engine)
+
+
+async def test_tokens_that_came_while_the_loop_was_busy_are_all_handed_over(engine):
+    """The engine's socket says once that there is news, not once for each message."""
+    (whole,) = await answer(engine, sevens(60, False))
+    parts: list[Delta] = []
+    async with asyncio.timeout(10):
+        async for delta in engine.generate(sevens(60, True)):
+            parts.append(delta)
+            if len(parts) in (3, 9, 27):
+                time.sleep(0.05)  # noqa: ASYNC251
+    assert "".join(part.text for part in parts) == whole.text
+    assert parts[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
 async def test_seeds_repeat(engine):
     """At a temperature and for digits that otherwise never come the same twice."""
     digits = {"type": "array", "items": {"enum": [*range(10)]}, "minItems": 40, "maxItems": 40}
@@ -576,10 +612,14 @@ async def test_a_dead_engine_fails_its_requests_and_its_health(engine):
     await asyncio.sleep(0.3)
     cores = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name()]
     assert len(cores) == 1
+    ended = asyncio.create_task(engine.ended())
+    await asyncio.sleep(0)
+    assert not ended.done()
     cores[0].kill()
     async with asyncio.timeout(10):
         with pytest.raises(EngineFailed):
             await task
+        await ended
     with pytest.raises(EngineFailed):
         await engine.check_health()
     with pytest.raises(EngineDown) as caught:  # never came to the engine: another may serve it
