@@ -16,7 +16,7 @@ class Stats(PrometheusStatLogger):
     """In place of vLLM's own; what it counts is the same.
 
     It writes when the scheduler reports (`serving.mllama.reports`): what a kill loses is what came
-    since, a quarter of a second at most. Who scrapes sees no difference.
+    since, half a second at most. Who scrapes sees no difference.
     """
 
     def __init__(self, vllm_config: VllmConfig, engine_indexes: list[int] | None = None) -> None:

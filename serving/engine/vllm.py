@@ -53,7 +53,7 @@ _FINISH = {
     FinishReason.REPETITION: Finish.STOP,
     FinishReason.LENGTH: Finish.LENGTH,
 }
-_REPORTS = 0.25  # seconds from what the scheduler says of itself to the next: a kill loses as much
+_REPORTS = 0.5  # seconds from what the scheduler says of itself to the next: a kill loses as much
 _QUICK_CHARACTERS = 4096
 _CHARACTERS_PER_TOKEN = 4  # of English
 # A picture at the limit takes up to 0.7 GB while it is decoded: not too many of them at once.

@@ -11,6 +11,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
@@ -39,12 +40,16 @@ class Endpoint:
         self._app = _guarded(folder, token, Neighbour(neighbour) if neighbour else None)
         self._host, self._port = host, port
         self._closing = threading.Event()
+        self._server: _Server | None = None
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Free the port."""
         self._closing.set()
+        if (server := self._server) is not None:
+            with suppress(OSError):  # closed already
+                server.socket.shutdown(socket.SHUT_RDWR)  # wakes who waits for a connection
         self._thread.join()
 
     def _run(self) -> None:
@@ -58,6 +63,7 @@ class Endpoint:
                 continue
             server.set_app(self._app)
             with server:
+                self._server = server  # before the look at `_closing`: `close` looks here after
                 while not self._closing.is_set():
                     server.handle_request()
 
@@ -66,7 +72,6 @@ class _Server(ThreadingMixIn, WSGIServer):
     """A thread per scrape; none keeps the process from ending."""
 
     daemon_threads = True
-    timeout = 0.2  # seconds after which `handle_request` returns without one
 
     def __init__(self, host: str, port: int) -> None:
         """Raises: OSError: the port is taken."""

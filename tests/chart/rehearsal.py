@@ -8,6 +8,7 @@ the name of its process.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -51,11 +52,11 @@ class Noted(FakeEngine):
         finally:
             self._note(end, generation.id)
 
-    async def check_health(self) -> None:
-        """Called ten times a second by the replica."""
-        if self._killed.exists():
-            self.faults.dead, self.faults.fail_after = True, 0
-        await super().check_health()
+    async def ended(self) -> None:
+        """See `VllmEngine.ended`."""
+        while not self._killed.exists():  # noqa: ASYNC110 - nobody tells of files
+            await asyncio.sleep(0.1)
+        self.faults.dead, self.faults.fail_after = True, 0
 
     def close(self) -> None:
         os.close(self._file)

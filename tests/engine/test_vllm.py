@@ -33,7 +33,7 @@ from serving.protocol.calls import Growing
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUEUE = 12
-LATE = 0.4  # seconds, more than vLLM's gauges are while it works
+LATE = 0.7  # seconds, more than vLLM's gauges are while it works
 WINDOW = next(iter(Catalog.read().models.values())).context_window
 ENCODED: list[tuple[str, float]] = []  # requests, and how long the vision encoder took for them
 
@@ -134,7 +134,7 @@ async def test_vllm_counts_each_time_between_tokens(engine):
 
 
 async def test_vllm_counts_the_tokens_of_every_step(engine, monkeypatch):
-    """Though the scheduler says how it is four times a second at most, and once it is idle."""
+    """Though the scheduler says how it is twice a second at most, and once it is idle."""
     reported, record, midway = [], Stats.record, Stats.midway
 
     def spy(self, scheduler_stats, *rest, **more):
@@ -159,7 +159,7 @@ async def test_vllm_counts_the_tokens_of_every_step(engine, monkeypatch):
     grown = [counted(name) - had for name, had in zip(names, before, strict=True)]
     assert grown == [completion, read + completion]
     assert len(reported) > 2 * sum(reported) > 0
-    assert sum(reported) <= (time.monotonic() - began) / 0.25 + 4  # first, last
+    assert sum(reported) <= (time.monotonic() - began) / 0.5 + 4  # first, last
 
 
 async def test_requests_that_end_together_are_all_in_vllms_histograms(engine):
