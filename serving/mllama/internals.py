@@ -173,6 +173,11 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "new_req_data",
     ),
     "vllm.v1.worker.utils:bind_kv_cache_to_layers": ("kv_caches", "forward_context"),
+    "vllm.v1.worker.block_table:BlockTable.compute_slot_mapping": ("num_reqs",),
+    "vllm.v1.worker.block_table:SlotMappingMode.NONE": (),
+    "vllm.v1.worker.gpu_model_runner:GPUModelRunner.may_reinitialize_input_batch": (
+        "kv_cache_config",
+    ),
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._process_encoder_cache_scheduler_output": (
         "scheduler_output",
     ),

@@ -3,8 +3,9 @@
 The runner asks `_get_encoder_seq_lens` for two values per cross-attention group and hands them to
 the metadata builder untouched. For our layers the second one becomes the `Step`. What the step
 writes comes with the scheduler's output, which the runner shows to
-`_process_encoder_cache_scheduler_output` before. Here and in `lora_cpu` functions of vLLM are
-replaced; runners of other models pass through unchanged.
+`_process_encoder_cache_scheduler_output` before. Where tokens of text would lie in the KV of images
+the runner need not work out: `may_reinitialize_input_batch` makes the tables that would. Here and
+in `lora_cpu` functions of vLLM are replaced; runners of other models pass through unchanged.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from vllm.v1.kv_cache_interface import EncoderOnlyAttentionSpec, KVCacheConfig
+from vllm.v1.worker.block_table import SlotMappingMode
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from serving.mllama import orders
@@ -22,12 +25,23 @@ from serving.mllama.plan import TEXT_ONLY, Layout, Row, StepPlan, plan_step
 
 _original = GPUModelRunner._get_encoder_seq_lens
 _original_process = GPUModelRunner._process_encoder_cache_scheduler_output
+_original_tables = GPUModelRunner.may_reinitialize_input_batch
 
 
 def install() -> None:
     """Wrap the runner's methods; a second call changes nothing."""
     GPUModelRunner._get_encoder_seq_lens = _get_encoder_seq_lens
     GPUModelRunner._process_encoder_cache_scheduler_output = _process
+    GPUModelRunner.may_reinitialize_input_batch = _make_tables
+
+
+def _make_tables(runner: Any, kv_cache_config: KVCacheConfig) -> None:
+    _original_tables(runner, kv_cache_config)
+    specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
+    with_tables = [spec for spec in specs if not isinstance(spec, EncoderOnlyAttentionSpec)]
+    for spec, table in zip(with_tables, runner.input_batch.block_table.block_tables, strict=True):
+        if isinstance(spec, MllamaCrossAttentionSpec):
+            table.slot_mapping_mode = SlotMappingMode.NONE
 
 
 def _process(runner: Any, scheduler_output: Any) -> None:
