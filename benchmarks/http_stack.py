@@ -1,9 +1,10 @@
 """The whole HTTP stack, `serving up`, against vLLM's own OpenAI server, on the same tiny model.
 
 Both stand side by side with the same engine settings and are loaded in turn, in short bursts in
-random order: streaming and not, at several numbers of concurrent requests. A third process drives
-the engine without HTTP, for what the stack adds to the time to the first token. Every answer must
-be a 200 of exactly the tokens asked for.
+random order: streaming and not, at several numbers of concurrent requests. All is started several
+times, as a process is a little faster or slower than the last for as long as it runs. A third one
+drives the engine without HTTP, for what the stack adds to the time to the first token. Every answer
+must be a 200 of exactly the tokens asked for.
 
 CPU time is counted per request and process. Front end: all but the engine core and, for `serving
 up`, Ray's own processes, which run the same whether requests come or not and are shown apart. The
@@ -106,6 +107,7 @@ def main() -> None:
     settings = {
         "engine": ENGINE,
         "threads": 1,
+        "starts": options.starts,
         "output_tokens": TOKENS,
         "requests_per_burst": {c: _count(c, options.quick) for c in CONCURRENCY},
         "vllm": "vllm.entrypoints.openai.api_server --disable-uvicorn-access-log",
@@ -113,26 +115,35 @@ def main() -> None:
     }
     head = report.start(NAME, settings, options.quick, options.note)
     interrupt_on_sigterm()
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        checkpoint.tiny(folder / "model")
-        head["settings"]["parameters"] = checkpoint.parameters(folder / "model")
-        sides = {"serving": serving(stack, folder, tiny(folder)), "vllm": _vllm(stack, folder)}
-        engine = _engine(stack, folder)
-        seen = uvloop.run(_rounds(sides, engine, options))
+    seen = []
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        checkpoint.tiny(root / "model")
+        head["settings"]["parameters"] = checkpoint.parameters(root / "model")
+        for start in range(options.starts):
+            folder = root / str(start)
+            folder.mkdir()
+            with ExitStack() as stack:
+                ours = serving(stack, folder, tiny(root))
+                sides = {"serving": ours, "vllm": _vllm(stack, folder, root / "model")}
+                engine = _engine(stack, folder, root / "model")
+                seen += uvloop.run(_rounds(sides, engine, options))
     _report(head, seen)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--quick", action="store_true", help="two rounds, a quarter of the load")
+    parser.add_argument("--starts", type=int, default=3, help="of all servers")
+    parser.add_argument("--rounds", type=int, default=3, help="a start")
+    parser.add_argument(
+        "--quick", action="store_true", help="one start, two rounds, a quarter of the load"
+    )
     parser.add_argument("--note", default="")
     parser.add_argument("--side", choices=("engine",), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
-        options.rounds = 2
+        options.starts, options.rounds = 1, 2
     return options
 
 
@@ -195,11 +206,11 @@ def serving(
     return side
 
 
-def _vllm(stack: ExitStack, folder: Path) -> Side:
+def _vllm(stack: ExitStack, folder: Path, model: Path) -> Side:
     """vLLM's own server, told the same."""
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(folder / "model"), "--served-model-name", MODEL]
+    command += ["--model", str(model), "--served-model-name", MODEL]
     command += ["--host", load.HOST, "--port", str(port), "--disable-uvicorn-access-log"]
     command += ["--max-model-len", str(CONTEXT), "--limit-mm-per-prompt", f'{{"image": {IMAGES}}}']
     for name, value in ENGINE.items():
@@ -213,9 +224,9 @@ def _vllm(stack: ExitStack, folder: Path) -> Side:
     return side
 
 
-def _engine(stack: ExitStack, folder: Path) -> peer.Peer:
+def _engine(stack: ExitStack, folder: Path, model: Path) -> peer.Peer:
     """The engine without HTTP."""
-    command = [f"benchmarks.{NAME}", "--side", "engine", "--folder", str(folder / "model")]
+    command = [f"benchmarks.{NAME}", "--side", "engine", "--folder", str(model)]
     child = peer.Peer(command, _environment(folder), folder / "engine.log")
     stack.callback(child.close)
     child.ask({"seed": 0, "count": 3})
