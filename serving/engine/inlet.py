@@ -112,8 +112,9 @@ class Inlet:
 
     def _take(self, message: bytes | list[bytes]) -> None:
         step: EngineCoreOutputs = self._core.decoder.decode(message)
-        if step.utility_output is not None:
-            _process_utility_output(step.utility_output, self._core.utility_results)
+        if (told := step.utility_output) is not None:
+            if told.call_id in self._core.utility_results:  # others are news that nobody asked for
+                _process_utility_output(told, self._core.utility_results)
             return
         midway: list[tuple[State, EngineCoreOutput]] = []
         rest: list[EngineCoreOutput] = []
