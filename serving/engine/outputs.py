@@ -79,11 +79,14 @@ class State(output_processor.RequestState):
         output = self.make_request_output(tokens, None, None, None)
         if output is not None:
             self.queue.put(output)
-        if (stats := self.stats) is None:
-            return None
-        stats.num_generation_tokens += len(tokens)
-        gap = at - stats.last_token_ts
-        stats.last_token_ts = at
+        return None if self.stats is None else self.count(len(tokens), at)
+
+    def count(self, tokens: int, at: float) -> float:
+        """So many more came at that moment; seconds since those before."""
+        assert self.stats is not None
+        self.stats.num_generation_tokens += tokens
+        gap = at - self.stats.last_token_ts
+        self.stats.last_token_ts = at
         return gap
 
 
@@ -174,14 +177,12 @@ class _Processor(output_processor.OutputProcessor):
                 req_state, output, engine_core_timestamp, iteration_stats
             )
             return
-        stats, count = req_state.stats, len(output.new_token_ids)
-        assert stats is not None
+        assert isinstance(req_state, State)
         assert engine_core_timestamp is not None
+        count = len(output.new_token_ids)
         iteration_stats.num_generation_tokens += count
-        stats.num_generation_tokens += count
-        gap = engine_core_timestamp - stats.last_token_ts
+        gap = req_state.count(count, engine_core_timestamp)
         iteration_stats.inter_token_latencies_iter.append(gap)
-        stats.last_token_ts = engine_core_timestamp
 
 
 def use(llm: AsyncLLM) -> None:

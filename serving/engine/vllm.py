@@ -202,7 +202,8 @@ class VllmEngine:
 
     async def ended(self) -> None:
         """Returns once the engine process is dead, its loop broke, or `close` was called."""
-        await asyncio.wait([self._llm.reading()])
+        if not self._llm.errored:  # before anything was read of it
+            await asyncio.wait([self._llm.reading()])
 
     def close(self) -> None:
         """Stop the engine process and the threads."""

@@ -620,6 +620,7 @@ async def test_a_dead_engine_fails_its_requests_and_its_health(engine):
         with pytest.raises(EngineFailed):
             await task
         await ended
+        await engine.ended()
     with pytest.raises(EngineFailed):
         await engine.check_health()
     with pytest.raises(EngineDown) as caught:  # never came to the engine: another may serve it
